@@ -19,6 +19,7 @@ SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -pr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers \
 	lint types format check wheel sdist develop clean distclean
 
@@ -78,7 +79,7 @@ check: lint types
 lint: $(VENV)/.extra-lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint tcpconn  # it calls pycodestyle
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint tcpconn benchmarks  # it calls pycodestyle
 
 types: $(VENV)/.installed $(VENV)/.extra-lint
 	$(PY) -m mypy -p tcpconn
@@ -102,7 +103,7 @@ develop: $(VENV)/.extra-test build/.setup
 
 clean:
 	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find tcpconn tests benchmarks -name '*.so' -delete
+	find tcpconn -name '*.so' -delete
 	find . -name .venv\* -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
