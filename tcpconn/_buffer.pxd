@@ -1,0 +1,80 @@
+"""Blocks, the pool they come from, and slabs of small records. All of it works without the GIL."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from tcpconn._sync cimport tc_mutex
+
+cdef enum:
+    SMALLEST_CLASS = 14         # 2**14 = 16 KiB: below that, memory is not worth keeping
+    CLASSES = 7                 # up to 2**20 = 1 MiB; larger ones go back to the system at once
+    SLAB_ITEMS = 64             # records that a slab takes from the system at a time
+
+
+cdef struct Block:
+    Block* next                 # in the pool's free list
+    Pool* pool
+    uint8_t* data
+    size_t capacity
+    int32_t references          # atomic; the block goes back to its pool when it reaches 0
+    int32_t size_class          # index into the pool's free lists, -1: not pooled
+    # For a receive block, guarded by the lock of the session that fills it:
+    void* first_message         # the unread messages that lie in it
+    size_t live_bytes           # their length together
+    Block* older
+    Block* newer
+    bint retired                # no longer filled; in the session's list, waiting for its readers
+
+
+cdef struct Pool:
+    tc_mutex lock
+    Block* free[CLASSES]
+    size_t max_bytes            # most that may be allocated, in use and free together
+    size_t max_free_bytes       # most that is kept for reuse
+    size_t allocated_bytes
+    size_t free_bytes
+    uint64_t acquired
+    uint64_t reused
+    uint64_t refused
+    int32_t references          # atomic: the owner's, and one for each block in use
+
+
+cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil
+cdef void pool_release(Pool* pool) noexcept nogil
+cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil
+cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogil
+cdef void block_release(Block* block) noexcept nogil
+
+
+cdef struct SlabItem:
+    SlabItem* next
+
+
+cdef struct Slab:
+    size_t item_size
+    SlabItem* free
+    SlabItem* chunks            # what to give back to the system at the end
+    size_t in_use
+
+
+cdef void slab_init(Slab* slab, size_t item_size) noexcept nogil
+cdef void* slab_take(Slab* slab) noexcept nogil
+cdef void slab_give(Slab* slab, void* item) noexcept nogil
+cdef void slab_destroy(Slab* slab) noexcept nogil
+
+
+cdef class BlockPool:
+    cdef Pool* pool
+
+
+cdef class Lease:
+    cdef Block* block
+    cdef uint8_t* data
+    cdef Py_ssize_t length
+    cdef int32_t holds          # atomic: 1 until released, and one for each exported view
+    cdef int32_t released       # atomic
+
+    cdef void take_over(self, Block* block, uint8_t* data, size_t length) noexcept
+    cdef void drop(self) noexcept
+
+
+cdef BlockPool default_block_pool()

@@ -1,0 +1,772 @@
+"""The receiving half of a session. Every function here is called with the session's lock held.
+
+Reads go into a receive block; whole small messages stay where they lie in it, unread, without a copy. The
+payload of a larger frame comes straight to its destination: a block of its own, or the buffer of the
+receiver who waits. A block that is full is retired until its messages are read; when retired blocks hold
+much more memory than messages, the messages that remain in a sparse one are moved out.
+
+Nothing here raises: what a peer does wrong becomes the session's fault, PROTOCOL.md section 10.
+"""
+
+from cpython.mem cimport PyMem_RawMalloc
+from libc.string cimport memcmp, memcpy, memmove
+
+from tcpconn._buffer cimport Block, block_acquire, block_release, slab_take
+from tcpconn._frame cimport (
+    Fault,
+    Header,
+    assembly_begin,
+    assembly_drop,
+    assembly_move_out,
+    assembly_reserve,
+    check_header,
+    check_preface,
+    check_tags,
+    fault_numbers,
+    fault_set,
+    is_known,
+    is_sequenced,
+    load_header,
+    parse_hello,
+    put_hello,
+    put_preface,
+)
+from tcpconn._routes cimport (
+    accept_push,
+    conn_bind,
+    conn_by_in_route,
+    conn_by_out_route,
+    conn_event,
+    conn_find,
+    conn_new,
+    credit_list,
+    credit_release,
+    drop_assembly,
+    in_route_ended,
+    leave_block,
+    state_fail,
+    unlink_from_block,
+)
+from tcpconn._send cimport credit_came, send_reset, send_stop, session_credit_came
+from tcpconn._sendqueue cimport queue_ack
+from tcpconn._state cimport *
+from tcpconn._sync cimport tc_atomic_get
+from tcpconn._table cimport table_add, table_next
+from tcpconn._wire cimport *
+
+cdef enum:
+    # A frame up to this is read whole into the receive block and stays there; the payload of a larger
+    # one that is not all here goes straight to its destination.
+    WHOLE_MOST = 16384
+    LEAST_READ = 16384          # room that a read is given at least
+    # While a message goes on, a read that ends a chunk is given only this much more: the next header
+    # and a little, so that the next chunk too comes straight to its destination.
+    BETWEEN_CHUNKS = 4096
+    SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
+    SPARSE_LOOKS = 16           # retired blocks looked at in one go
+
+
+cdef inline int fail(State* s, const Fault* fault) noexcept nogil:
+    state_fail(s, fault)
+    return -1
+
+
+cdef int fail_with(State* s, uint32_t code, const char* section, const char* text) noexcept nogil:
+    cdef Fault fault
+    fault_set(&fault, code, section, text)
+    return fail(s, &fault)
+
+
+cdef int fail_numbers(
+    State* s, uint32_t code, const char* section, const char* text, uint64_t value, uint64_t limit
+) noexcept nogil:
+    cdef Fault fault
+    fault_numbers(&fault, code, section, text, value, limit)
+    return fail(s, &fault)
+
+
+# Receive blocks
+
+cdef inline bint in_use(Block* block) noexcept nogil:
+    return block.first_message is not NULL or tc_atomic_get(&block.references) > 1
+
+
+cdef void retire(State* s, Block* block) noexcept nogil:
+    if block.first_message is NULL:
+        block_release(block)
+        return
+    block.retired = True
+    block.older = s.newest
+    block.newer = NULL
+    if s.newest is NULL:
+        s.oldest = block
+    else:
+        s.newest.newer = block
+    s.newest = block
+    s.retired_bytes += block.capacity
+    s.retired_live += block.live_bytes
+    if s.retired_bytes > 2 * s.retired_live + SPARSE_SLACK:
+        move_out_of_sparse(s)
+
+
+cdef void move_out_of_sparse(State* s) noexcept nogil:
+    """Copies what is left in sparse retired blocks, so that a few old messages do not hold many blocks."""
+    cdef Block* block = s.oldest
+    cdef Block* newer
+    cdef Message* message
+    cdef Message* behind
+    cdef int looks = 0
+    while block is not NULL and looks < SPARSE_LOOKS:
+        looks += 1
+        newer = block.newer
+        if 2 * block.live_bytes < block.capacity:
+            message = <Message*> block.first_message
+            while message is not NULL:
+                behind = message.behind
+                if not move_out(s, message):
+                    return
+                message = behind
+        block = newer
+
+
+cdef bint move_out(State* s, Message* message) noexcept nogil:
+    cdef Block* block = message.block
+    cdef uint8_t* data = <uint8_t*> PyMem_RawMalloc(<size_t> message.length + 1)
+    if data is NULL:
+        return False            # it stays where it is; nothing is lost
+    memcpy(data, message.data, <size_t> message.length)
+    unlink_from_block(message)
+    message.kind = MESSAGE_RAW
+    message.block = NULL
+    message.data = data
+    leave_block(s, block, message.length)
+    return True
+
+
+cdef int make_room(State* s, size_t needed) noexcept nogil:
+    """Room for `needed` (at most RECEIVE_BLOCK) bytes in one piece, from the first not looked at."""
+    cdef Block* block = s.block
+    cdef size_t held = s.block_end - s.block_start
+    if block is not NULL:
+        if held == 0 and not in_use(block):
+            s.block_start = 0
+            s.block_end = 0
+        if (
+            block.capacity - s.block_start >= needed
+            and block.capacity - s.block_end >= LEAST_READ
+        ):
+            return 0
+        if not in_use(block):
+            memmove(block.data, block.data + s.block_start, held)
+            s.block_start = 0
+            s.block_end = held
+            return 0
+    block = block_acquire(s.pool, RECEIVE_BLOCK)
+    if block is NULL:
+        return fail_with(s, CODE_INTERNAL, b"10", b"no memory to receive into")
+    if s.block is not NULL:
+        memcpy(block.data, s.block.data + s.block_start, held)
+        retire(s, s.block)
+    s.block = block
+    s.block_start = 0
+    s.block_end = held
+    return 0
+
+
+cdef int targets(State* s, Span* spans) noexcept nogil:
+    """Where the next read should put what comes: up to two spans. 0: read no more from this link."""
+    cdef int count = 0
+    cdef size_t room
+    if s.phase == PHASE_CLOSED or make_room(s, LEAST_READ):
+        return 0
+    room = s.block.capacity - s.block_end
+    if s.direct is not NULL:
+        spans[0].data = s.direct.assembly.data + s.direct.assembly.filled + s.direct_done
+        spans[0].length = <size_t> (s.direct_length - s.direct_done)
+        count = 1
+        if not s.direct_last:
+            room = min(room, <size_t> BETWEEN_CHUNKS)
+    spans[count].data = s.block.data + s.block_end
+    spans[count].length = room
+    return count + 1
+
+
+cdef void received(State* s, size_t count, uint64_t now) noexcept nogil:
+    """`count` bytes were read into what `targets` said."""
+    cdef size_t step
+    s.now = now
+    s.bytes_received += count
+    if s.direct is not NULL:
+        step = <size_t> min(<uint64_t> count, s.direct_length - s.direct_done)
+        s.direct_done += step
+        count -= step
+        if s.direct_done == s.direct_length:
+            end_direct(s)
+    s.block_end += count
+    if s.phase == PHASE_PREFACE:
+        take_preface(s)
+    while s.phase == PHASE_OPEN or s.phase == PHASE_HELLO:
+        if take_frame(s) <= 0:
+            break
+
+
+# Frames
+
+cdef void take_preface(State* s) noexcept nogil:
+    cdef Fault fault
+    cdef size_t held = s.block_end - s.block_start
+    if held == 0:
+        return
+    if check_preface(s.block.data + s.block_start, min(held, <size_t> PREFACE_SIZE), &fault):
+        fail(s, &fault)
+    elif held >= PREFACE_SIZE:
+        s.block_start += PREFACE_SIZE
+        s.phase = PHASE_HELLO
+
+
+cdef int take_frame(State* s) noexcept nogil:
+    """Takes one frame, or begins a large one. 1: go on; 0: more bytes are needed; -1: failed."""
+    cdef size_t held = s.block_end - s.block_start
+    cdef uint8_t* at
+    cdef Header header
+    cdef Fault fault
+    cdef size_t step
+    if s.skip > 0:
+        step = <size_t> min(<uint64_t> held, s.skip)
+        s.skip -= step
+        s.block_start += step
+        held -= step
+        if s.skip > 0:
+            return 0
+    if held < HEADER_SIZE:
+        return 0
+    at = s.block.data + s.block_start
+    load_header(at, &header)
+    if check_header(&header, s.ours.max_frame_size, &fault):
+        return fail(s, &fault)
+    if s.phase == PHASE_HELLO:
+        return take_first(s, &header, held)
+    if is_sequenced(header.type) and header.sequence != <uint32_t> s.sequence:
+        if <int32_t> (header.sequence - <uint32_t> s.sequence) > 0:
+            return fail_numbers(
+                s, CODE_SEQUENCE, b"8", b"a gap in the sequence numbers",
+                header.sequence, <uint32_t> s.sequence,
+            )
+        return skip_frame(s, &header)
+    if not is_known(header.type):
+        return skip_frame(s, &header)
+    if header.type == DATA:
+        return take_data(s, &header, held)
+    if held < HEADER_SIZE + header.length:
+        return 0 if make_room(s, HEADER_SIZE + header.length) == 0 else -1
+    s.frames_received += 1
+    s.block_start += HEADER_SIZE + header.length
+    if take_control(s, &header, at + HEADER_SIZE):
+        return -1
+    if is_sequenced(header.type):
+        took_sequenced(s, header.length)
+    return 1
+
+
+cdef int skip_frame(State* s, const Header* header) noexcept nogil:
+    s.block_start += HEADER_SIZE
+    s.skip = header.length
+    return 1
+
+
+cdef void took_sequenced(State* s, uint64_t payload) noexcept nogil:
+    s.sequence += 1
+    s.owed_bytes += payload
+    if s.owed_since == 0:
+        s.owed_since = s.now
+    # Half of what section 8 allows: the ack is on its way before the sender waits for it.
+    if s.owed_bytes >= ACK_BYTES // 2:
+        s.ack_due = True
+
+
+cdef int take_control(State* s, const Header* header, const uint8_t* payload) noexcept nogil:
+    cdef Cursor cursor = cursor_over(payload, header.length)
+    if header.type == OPEN:
+        return on_open(s, header, &cursor)
+    if header.type == FIN:
+        return on_fin(s, header)
+    if header.type == RESET:
+        if header.flags & PEER:
+            return on_stop(s, header.route, take_u32(&cursor))
+        return on_reset(s, header.route, take_u32(&cursor))
+    if header.type == CREDIT:
+        return on_credit(s, header.route, take_u64(&cursor))
+    if header.type == ACK:
+        return on_ack(s, take_u64(&cursor))
+    if header.type == PING:
+        return on_ping(s, take_u64(&cursor), take_u64(&cursor))
+    if header.type == PONG:
+        return on_pong(s, take_u64(&cursor), take_u64(&cursor))
+    if header.type == GOAWAY:
+        return on_goaway(s, &cursor)
+    return fail_numbers(
+        s, CODE_STATE, b"4", b"a frame of the handshake after it (type)", header.type, GOAWAY
+    )
+
+
+# Handshake, section 4
+
+cdef int take_first(State* s, const Header* header, size_t held) noexcept nogil:
+    cdef const uint8_t* payload
+    cdef Fault fault
+    if header.type >= SKIPPABLE:
+        return skip_frame(s, header)
+    if s.client:
+        if header.type != WELCOME and header.type != REJECT:
+            return fail_numbers(
+                s, CODE_STATE, b"4", b"neither WELCOME nor REJECT first, but type", header.type, WELCOME
+            )
+    elif header.type != HELLO and header.type != RESUME:
+        return fail_numbers(
+            s, CODE_STATE, b"4", b"neither HELLO nor RESUME first, but type", header.type, HELLO
+        )
+    if held < HEADER_SIZE + header.length:
+        return 0 if make_room(s, HEADER_SIZE + header.length) == 0 else -1
+    payload = s.block.data + s.block_start + HEADER_SIZE
+    s.block_start += HEADER_SIZE + header.length
+    s.frames_received += 1
+    if header.type == RESUME:
+        return fail_with(s, CODE_UNKNOWN_SESSION, b"12", b"this server keeps no such session")
+    if header.type == REJECT:
+        return told_end(s, load_u32(payload), payload + 4, header.length - 4, b"4")
+    if parse_hello(payload, header.length, &s.theirs, &fault):
+        return fail(s, &fault)
+    if s.client:
+        if memcmp(s.theirs.session_id, s.ours.session_id, 16) != 0:
+            return fail_with(s, CODE_MALFORMED, b"4", b"WELCOME names another session than HELLO")
+    else:
+        memcpy(s.ours.session_id, s.theirs.session_id, 16)
+        s.control_length += put_preface(s.control + s.control_length)
+        s.control_length = <size_t> (
+            put_hello(s.control + s.control_length, WELCOME, &s.ours) - s.control
+        )
+    settle(s)
+    return 1
+
+
+cdef void settle(State* s) noexcept nogil:
+    """Both sides know each other's limits from here on."""
+    cdef Conn* conn
+    cdef Node* node = NULL
+    cdef size_t bucket = 0
+    s.phase = PHASE_OPEN
+    s.happened |= HAPPENED_OPEN
+    s.theirs.max_message_size = min(s.theirs.max_message_size, s.ours.max_message_size)
+    s.send_limit = s.theirs.session_credit
+    node = table_next(&s.ids, &bucket, NULL)
+    while node is not NULL:
+        conn = <Conn*> node.record
+        conn.send_limit = max(conn.send_limit, s.theirs.route_credit)
+        conn_event(s, conn, EVENT_CREDIT)
+        credit_came(s, conn)
+        node = table_next(&s.ids, &bucket, node)
+    session_credit_came(s)
+
+
+cdef int told_end(
+    State* s, uint32_t code, const uint8_t* text, uint32_t length, const char* section
+) noexcept nogil:
+    """The peer says that it ends the link, and why."""
+    cdef Fault fault
+    s.told_length = min(length, <uint32_t> MAX_TEXT_SIZE)
+    memcpy(s.told, text, s.told_length)
+    fault_set(&fault, code if code != CODE_NONE else CODE_PROTOCOL, section, b"the peer ended the link")
+    s.fault = fault
+    s.fault_is_theirs = True
+    s.phase = PHASE_CLOSED
+    s.happened |= HAPPENED_CLOSED
+    return -1
+
+
+# Routes, section 5
+
+cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
+    cdef uint64_t high = take_u64(cursor)
+    cdef uint64_t low = take_u64(cursor)
+    cdef uint8_t priority = min(take_u8(cursor), <uint8_t> MAX_PRIORITY)
+    cdef Fault fault
+    cdef Conn* conn
+    cdef uint32_t refusal = CODE_NONE
+    if header.route != s.in_route + 1:
+        return fail_numbers(
+            s, CODE_STATE, b"5", b"OPEN with another route than the next", header.route, s.in_route + 1
+        )
+    if check_tags(cursor.at, cursor_left(cursor), &fault):
+        return fail(s, &fault)
+    s.in_route = header.route
+    conn = conn_find(s, high, low)
+    if conn is not NULL and conn.in_state != ROUTE_IDLE:
+        refusal = CODE_DUPLICATE
+    elif conn is not NULL and not conn.attached:
+        refusal = CODE_CLOSED   # closed here before the peer opened its direction
+    elif conn is NULL:
+        if s.connections >= s.ours.max_connections or s.unaccepted >= s.max_unaccepted:
+            refusal = CODE_LIMIT
+        elif s.goaway_sent:
+            refusal = CODE_REFUSED
+    if refusal == CODE_DUPLICATE or conn is NULL:
+        conn = conn_new(s, high, low)
+        if conn is NULL:
+            return fail_with(s, CODE_INTERNAL, b"10", b"out of memory")
+        if refusal == CODE_NONE:
+            conn.priority = priority
+            conn.turn.level = priority
+            conn_bind(s, conn)
+            accept_push(s, conn)
+    conn.in_route = header.route
+    conn.in_state = ROUTE_OPEN
+    conn.by_in.key = header.route
+    table_add(&s.in_routes, &conn.by_in)
+    if refusal != CODE_NONE:
+        send_stop(s, conn, refusal)
+    if header.flags & LAST:
+        in_route_ended(s, conn)
+    return 0
+
+
+cdef int on_fin(State* s, const Header* header) noexcept nogil:
+    cdef Conn* conn = conn_by_in_route(s, header.route)
+    if conn is NULL:
+        return no_such_route(s, header.route)
+    if conn.assembly.active:
+        return fail_numbers(
+            s, CODE_STATE, b"5", b"FIN inside a message (bytes so far)",
+            conn.assembly.filled, conn.assembly.total,
+        )
+    in_route_ended(s, conn)
+    return 0
+
+
+cdef int no_such_route(State* s, uint32_t route) noexcept nogil:
+    return fail_numbers(
+        s, CODE_STATE, b"5", b"a frame on a route that is not open", route, s.in_route
+    )
+
+
+cdef int on_reset(State* s, uint32_t route, uint32_t code) noexcept nogil:
+    cdef Conn* conn = conn_by_in_route(s, route)
+    if conn is NULL:
+        return no_such_route(s, route)
+    drop_assembly(s, conn)
+    if conn.in_state == ROUTE_OPEN:
+        conn.in_code = <uint16_t> min(max(code, <uint32_t> CODE_PROTOCOL), <uint32_t> 0xFFFF)
+    in_route_ended(s, conn)
+    return 0
+
+
+cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
+    """RESET PEER: nobody reads our direction any more, and we end it."""
+    cdef Conn* conn
+    if route > s.out_route:
+        return fail_numbers(s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route)
+    conn = conn_by_out_route(s, route)
+    if conn is NULL:
+        return 0
+    conn.out_code = <uint16_t> min(max(code, <uint32_t> CODE_PROTOCOL), <uint32_t> 0xFFFF)
+    conn.finishing = False
+    send_reset(s, conn, CODE_CLOSED)
+    return 0
+
+
+# Messages, section 6
+
+cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
+    """A DATA frame whose header, at least, is in the block."""
+    cdef size_t total_field = TOTAL_SIZE if header.flags & (FIRST | LAST) == FIRST else 0
+    cdef bint last = (header.flags & LAST) != 0
+    cdef bint whole
+    cdef uint8_t* at
+    cdef uint64_t size, here
+    cdef Conn* conn
+    cdef int wanted
+    if held < HEADER_SIZE + total_field:
+        return 0 if make_room(s, HEADER_SIZE + total_field) == 0 else -1
+    whole = held >= HEADER_SIZE + header.length
+    if not whole and header.length <= WHOLE_MOST:
+        return 0 if make_room(s, HEADER_SIZE + header.length) == 0 else -1
+    at = s.block.data + s.block_start + HEADER_SIZE
+    wanted = check_data(s, header, at, total_field, &conn)
+    if wanted < 0:
+        return -1
+    s.frames_received += 1
+    size = header.length - total_field
+    if wanted == 0:
+        # Nobody reads it, but it counts.
+        count_data(s, conn, size)
+        credit_release(s, conn, conn.assembly_cost)
+        conn.assembly_cost = 0
+        took_sequenced(s, header.length)
+        return skip_frame(s, header)
+    if whole and header.flags & FIRST and last:
+        s.block_start += HEADER_SIZE + header.length
+        return keep_in_block(s, conn, at, header.length)
+    if not conn.assembly.active and assembly_begin(
+        &conn.assembly, s.pool, load_total(at) if total_field else size,
+        posted_for(s, conn), s.posted_size,
+    ):
+        return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+    if assembly_reserve(&conn.assembly, size):
+        return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+    at += total_field
+    here = min(size, <uint64_t> (held - HEADER_SIZE - total_field))
+    memcpy(conn.assembly.data + conn.assembly.filled, at, <size_t> here)
+    s.block_start += HEADER_SIZE + total_field + <size_t> here
+    s.direct = conn
+    s.direct_length = size
+    s.direct_done = here
+    s.direct_last = last
+    if here == size:
+        end_direct(s)
+        return 1
+    return 0
+
+
+cdef inline uint64_t load_total(const uint8_t* at) noexcept nogil:
+    return (<uint64_t> load_u32(at) << 32) | load_u32(at + 4)
+
+
+cdef inline uint8_t* posted_for(State* s, Conn* conn) noexcept nogil:
+    """The receiver's own buffer, if the message that begins is the one it waits for."""
+    if s.posted_by is conn and conn.unread_count == 0 and s.posted is NULL:
+        return s.posted_data
+    return NULL
+
+
+cdef int check_data(
+    State* s, const Header* header, const uint8_t* at, size_t total_field, Conn** found
+) noexcept nogil:
+    """1: take it; 0: it is for nobody; -1: failed."""
+    cdef uint64_t size, cost, total, left
+    cdef bint last = (header.flags & LAST) != 0
+    cdef Conn* conn = conn_by_in_route(s, header.route)
+    found[0] = conn
+    if conn is NULL:
+        return no_such_route(s, header.route)
+    if header.length < total_field:
+        return fail_numbers(
+            s, CODE_MALFORMED, b"6", b"a first chunk without a total size (bytes)", header.length, total_field
+        )
+    size = header.length - total_field
+    cost = FRAME_COST + size
+    if cost > conn.receive_limit - conn.receive_used:
+        return fail_numbers(
+            s, CODE_CREDIT, b"7", b"more sent on a route than granted",
+            conn.receive_used + cost, conn.receive_limit,
+        )
+    if cost > s.receive_limit - s.receive_used:
+        return fail_numbers(
+            s, CODE_CREDIT, b"7", b"more sent in the session than granted",
+            s.receive_used + cost, s.receive_limit,
+        )
+    if conn.in_state == ROUTE_DISCARDING:
+        return 0
+    if header.flags & FIRST:
+        if conn.assembly.active:
+            return fail_with(s, CODE_STATE, b"6", b"a message begins inside another")
+        total = load_total(at) if total_field else size
+        if total > s.ours.max_message_size:
+            return fail_numbers(
+                s, CODE_MESSAGE_SIZE, b"6", b"a message larger than agreed", total, s.ours.max_message_size
+            )
+        left = total
+    else:
+        if not conn.assembly.active:
+            return fail_with(s, CODE_STATE, b"6", b"a chunk that belongs to no message")
+        left = conn.assembly.total - conn.assembly.filled
+    if last:
+        if size != left:
+            return fail_numbers(
+                s, CODE_MALFORMED, b"6", b"the last chunk does not end its message (bytes)", size, left
+            )
+    elif size >= left:
+        return fail_numbers(
+            s, CODE_MALFORMED, b"6", b"a chunk as long as its message, or longer", size, left
+        )
+    elif size < MIN_CHUNK:
+        return fail_numbers(
+            s, CODE_MALFORMED, b"6", b"a chunk in the middle of a message too short", size, MIN_CHUNK
+        )
+    return 1
+
+
+cdef inline void count_data(State* s, Conn* conn, uint64_t size) noexcept nogil:
+    conn.receive_used += FRAME_COST + size
+    s.receive_used += FRAME_COST + size
+    conn.assembly_cost += FRAME_COST + size
+
+
+cdef int keep_in_block(State* s, Conn* conn, uint8_t* data, uint64_t size) noexcept nogil:
+    """A whole message stays in the receive block until it is read."""
+    cdef Block* block = s.block
+    cdef Message* message = <Message*> slab_take(&s.messages)
+    if message is NULL:
+        return fail_with(s, CODE_INTERNAL, b"10", b"out of memory")
+    count_data(s, conn, size)
+    message.kind = MESSAGE_SHARED
+    message.block = block
+    message.data = data
+    message.length = size
+    message.before = NULL
+    message.behind = <Message*> block.first_message
+    if message.behind is not NULL:
+        message.behind.before = message
+    block.first_message = message
+    block.live_bytes += size
+    push_message(s, conn, message)
+    took_sequenced(s, size)
+    return 1
+
+
+cdef void push_message(State* s, Conn* conn, Message* message) noexcept nogil:
+    message.next = NULL
+    message.cost = conn.assembly_cost
+    conn.assembly_cost = 0
+    if conn.unread_last is NULL:
+        conn.unread_first = message
+    else:
+        conn.unread_last.next = message
+    conn.unread_last = message
+    conn.unread_count += 1
+    conn.unread_bytes += message.length
+    s.unread_bytes += message.length
+    if message.cost > conn.largest:
+        conn.largest = message.cost
+    conn_event(s, conn, EVENT_MESSAGE)
+
+
+cdef void end_direct(State* s) noexcept nogil:
+    """A chunk is whole at its destination."""
+    cdef Conn* conn = s.direct
+    cdef Message* message
+    cdef uint64_t left, needed
+    s.direct = NULL
+    conn.assembly.filled += s.direct_length
+    count_data(s, conn, s.direct_length)
+    took_sequenced(s, s.direct_length)
+    if conn.in_state != ROUTE_OPEN:
+        drop_assembly(s, conn)  # given up by its user while the chunk was on its way
+        return
+    if not s.direct_last:
+        # Section 7: what is missing to a message under way is granted, so that it never starves.
+        left = conn.assembly.total - conn.assembly.filled
+        needed = left + FRAME_COST * (left // s.ours.max_frame_size + 1)
+        if conn.receive_limit - conn.receive_used < needed:
+            conn.receive_limit = conn.receive_used + needed
+            credit_list(s, conn)
+        return
+    message = <Message*> slab_take(&s.messages)
+    if message is NULL:
+        fail_with(s, CODE_INTERNAL, b"10", b"out of memory")
+        return
+    message.kind = MESSAGE_POSTED if conn.assembly.in_place else MESSAGE_OWN
+    message.block = conn.assembly.block
+    message.data = conn.assembly.data
+    message.length = conn.assembly.total
+    conn.assembly.block = NULL
+    assembly_drop(&conn.assembly)
+    push_message(s, conn, message)
+    if message.kind == MESSAGE_POSTED:
+        s.posted = message
+
+
+cdef Message* take_message(State* s, Conn* conn) noexcept nogil:
+    """The oldest unread message, whose memory is the caller's until `message_free`. NULL: there is none."""
+    cdef Message* message = conn.unread_first
+    if message is NULL or message.kind == MESSAGE_POSTED and s.posted_by is not conn:
+        return NULL
+    conn.unread_first = message.next
+    if conn.unread_first is NULL:
+        conn.unread_last = NULL
+    conn.unread_count -= 1
+    conn.unread_bytes -= message.length
+    s.unread_bytes -= message.length
+    conn.messages_received += 1
+    conn.bytes_received += message.length
+    credit_release(s, conn, message.cost)
+    return message
+
+
+cdef void unpost(State* s) noexcept nogil:
+    """The receiver takes its own buffer back; what is in it of a message under way moves to a block."""
+    cdef Conn* conn = s.posted_by
+    cdef uint64_t used
+    s.posted_by = NULL
+    s.posted_data = NULL
+    s.posted_size = 0
+    s.posted = NULL
+    if conn is not NULL and conn.assembly.active and conn.assembly.in_place:
+        used = conn.assembly.filled
+        if s.direct is conn:
+            used += s.direct_done
+        if assembly_move_out(&conn.assembly, s.pool, used):
+            fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+
+
+# Credit, acks, PING, GOAWAY: sections 7 to 9
+
+cdef int on_credit(State* s, uint32_t route, uint64_t limit) noexcept nogil:
+    cdef Conn* conn
+    if limit > size_ceiling():
+        limit = size_ceiling()
+    if route == 0:
+        if limit > s.send_limit:
+            s.send_limit = limit
+            session_credit_came(s)
+            s.happened |= HAPPENED_ACK
+        return 0
+    if route > s.out_route:
+        return fail_numbers(s, CODE_STATE, b"7", b"CREDIT for a route never opened", route, s.out_route)
+    conn = conn_by_out_route(s, route)
+    if conn is not NULL and limit > conn.send_limit:
+        conn.send_limit = limit
+        credit_came(s, conn)
+        conn_event(s, conn, EVENT_CREDIT)
+    return 0
+
+
+cdef int on_ack(State* s, uint64_t sequence) noexcept nogil:
+    if sequence > s.queue.sequence:
+        return fail_numbers(
+            s, CODE_SEQUENCE, b"8", b"an ack of what was not sent", sequence, s.queue.sequence
+        )
+    if sequence > s.queue.acked:
+        queue_ack(&s.queue, sequence)
+        s.happened |= HAPPENED_ACK
+    return 0
+
+
+cdef int on_ping(State* s, uint64_t token, uint64_t ack) noexcept nogil:
+    if on_ack(s, ack):
+        return -1
+    if s.pong_count < PONGS:
+        s.pong_count += 1
+    s.pongs[s.pong_count - 1] = token
+    return 0
+
+
+cdef int on_pong(State* s, uint64_t token, uint64_t ack) noexcept nogil:
+    cdef uint64_t sample
+    if on_ack(s, ack):
+        return -1
+    if s.ping_sent_at != 0 and token == s.ping_token:
+        sample = s.now - s.ping_sent_at + 1
+        s.ping_sent_at = 0
+        # RFC 6298: a smoothed mean with gain 1/8.
+        s.round_trip = sample if s.round_trip == 0 else s.round_trip - s.round_trip // 8 + sample // 8
+    return 0
+
+
+cdef int on_goaway(State* s, Cursor* cursor) noexcept nogil:
+    cdef uint32_t code
+    take_u32(cursor)            # the last route it accepted: what is beyond, it refuses one by one
+    code = take_u32(cursor)
+    if code != CODE_NONE:
+        return told_end(s, code, cursor.at, <uint32_t> cursor_left(cursor), b"9")
+    s.goaway_received = True
+    s.happened |= HAPPENED_GOAWAY
+    return 0

@@ -1,0 +1,369 @@
+"""Connection records, PROTOCOL.md section 5: how a connection comes to be, how it ends, and what it leaves.
+
+A record lives as long as the session binds it (until both its routes are ended) or a user's object stands
+for it. Every function here is called with the session's lock held.
+"""
+
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+
+from tcpconn._buffer cimport Block, block_release, slab_give
+from tcpconn._frame cimport Fault, assembly_drop, put_header, put_preface
+from tcpconn._schedule cimport Turn, schedule_remove
+from tcpconn._sendqueue cimport held_release
+from tcpconn._state cimport *
+from tcpconn._table cimport Node, table_add, table_find, table_remove
+from tcpconn._wire cimport *
+
+
+# Making and finding
+
+cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
+    """A record that nobody knows yet, with one reference, which is the session's. NULL: no memory."""
+    cdef Conn* conn = <Conn*> PyMem_RawCalloc(1, sizeof(Conn))
+    if conn is NULL:
+        return NULL
+    conn.id_high = high
+    conn.id_low = low
+    conn.references = 1
+    conn.priority = 3
+    conn.by_id.record = conn
+    conn.by_in.record = conn
+    conn.by_out.record = conn
+    conn.turn.record = conn
+    conn.turn.level = conn.priority
+    conn.window = s.ours.route_credit
+    conn.receive_limit = s.ours.route_credit
+    conn.send_limit = s.theirs.route_credit
+    return conn
+
+
+cdef inline uint64_t id_key(uint64_t high, uint64_t low) noexcept nogil:
+    return high ^ (low * 0xC2B2AE3D27D4EB4Fu)
+
+
+cdef Conn* conn_find(State* s, uint64_t high, uint64_t low) noexcept nogil:
+    cdef uint64_t key = id_key(high, low)
+    cdef Node* node = table_find(&s.ids, key)
+    cdef Conn* conn
+    while node is not NULL:
+        conn = <Conn*> node.record
+        if node.key == key and conn.id_high == high and conn.id_low == low:
+            return conn
+        node = node.next
+    return NULL
+
+
+cdef Conn* conn_by_in_route(State* s, uint32_t route) noexcept nogil:
+    cdef Node* node = table_find(&s.in_routes, route)
+    return NULL if node is NULL else <Conn*> node.record
+
+
+cdef Conn* conn_by_out_route(State* s, uint32_t route) noexcept nogil:
+    cdef Node* node = table_find(&s.out_routes, route)
+    return NULL if node is NULL else <Conn*> node.record
+
+
+cdef void conn_bind(State* s, Conn* conn) noexcept nogil:
+    """From now on its UUID means this record."""
+    conn.by_id.key = id_key(conn.id_high, conn.id_low)
+    conn.bound = True
+    table_add(&s.ids, &conn.by_id)
+    s.connections += 1
+
+
+cdef void conn_release(State* s, Conn* conn) noexcept nogil:
+    """Gives up one reference; the last one frees the record and what is unread in it."""
+    conn.references -= 1
+    if conn.references > 0:
+        return
+    drop_unread(s, conn)
+    drop_assembly(s, conn)
+    outgoing_drop(s, conn)
+    PyMem_RawFree(conn)
+
+
+# Events
+
+cdef void conn_event(State* s, Conn* conn, uint32_t events) noexcept nogil:
+    conn.events |= events
+    if conn.event_listed:
+        return
+    conn.event_listed = True
+    conn.references += 1
+    conn.event_next = NULL
+    if s.event_last is NULL:
+        s.event_first = conn
+    else:
+        s.event_last.event_next = conn
+    s.event_last = conn
+
+
+cdef Conn* next_event(State* s) noexcept nogil:
+    """A connection with events; the caller looks at them, zeroes them and releases it."""
+    cdef Conn* conn = s.event_first
+    if conn is not NULL:
+        s.event_first = conn.event_next
+        if s.event_first is NULL:
+            s.event_last = NULL
+        conn.event_listed = False
+    return conn
+
+
+# Ending
+
+cdef void in_route_ended(State* s, Conn* conn) noexcept nogil:
+    if conn.in_state == ROUTE_OPEN or conn.in_state == ROUTE_DISCARDING:
+        table_remove(&s.in_routes, &conn.by_in)
+    conn.in_state = ROUTE_ENDED
+    conn_event(s, conn, EVENT_END)
+    check_over(s, conn)
+
+
+cdef void out_route_ended(State* s, Conn* conn) noexcept nogil:
+    outgoing_drop(s, conn)
+    if conn.out_state == ROUTE_OPEN:
+        table_remove(&s.out_routes, &conn.by_out)
+    conn.out_state = ROUTE_ENDED
+    conn_event(s, conn, EVENT_END)
+    check_over(s, conn)
+
+
+cdef void check_over(State* s, Conn* conn) noexcept nogil:
+    """Unbinds a connection whose two directions are over, or which never began and nobody wants."""
+    cdef bint over = conn.in_state == ROUTE_ENDED and conn.out_state == ROUTE_ENDED
+    if conn.in_state == ROUTE_IDLE and conn.out_state == ROUTE_IDLE and not conn.attached:
+        over = True
+    if not conn.bound:
+        # The record of a refused OPEN: it has one direction only.
+        if conn.in_state == ROUTE_ENDED and conn.out_state == ROUTE_IDLE and not conn.attached:
+            conn.out_state = ROUTE_ENDED
+            conn_release(s, conn)
+        return
+    if not over:
+        return
+    conn.bound = False
+    table_remove(&s.ids, &conn.by_id)
+    s.connections -= 1
+    s.happened |= HAPPENED_OVER
+    conn_release(s, conn)
+
+
+# Connections that wait to be accepted
+
+cdef void accept_push(State* s, Conn* conn) noexcept nogil:
+    conn.accept_next = NULL
+    if s.accept_last is NULL:
+        s.accept_first = conn
+    else:
+        s.accept_last.accept_next = conn
+    s.accept_last = conn
+    s.unaccepted += 1
+    conn.references += 1
+    s.happened |= HAPPENED_CONNECTION
+
+
+cdef void accept_remove(State* s, Conn* conn) noexcept nogil:
+    """Takes it out of the list; the list's reference becomes the caller's."""
+    cdef Conn* before = NULL
+    cdef Conn* at = s.accept_first
+    while at is not conn:
+        before = at
+        at = at.accept_next
+    if before is NULL:
+        s.accept_first = conn.accept_next
+    else:
+        before.accept_next = conn.accept_next
+    if s.accept_last is conn:
+        s.accept_last = before
+    s.unaccepted -= 1
+    conn.accepted = True
+
+
+# What is unread, and the credit it holds
+
+cdef void leave_block(State* s, Block* block, uint64_t length) noexcept nogil:
+    """A message of this length, already out of the block's list, needs the block no more."""
+    block.live_bytes -= <size_t> length
+    if not block.retired:
+        return
+    s.retired_live -= length
+    if block.first_message is not NULL:
+        return
+    s.retired_bytes -= block.capacity
+    if block.older is NULL:
+        s.oldest = block.newer
+    else:
+        block.older.newer = block.newer
+    if block.newer is NULL:
+        s.newest = block.older
+    else:
+        block.newer.older = block.older
+    block_release(block)
+
+
+cdef void unlink_from_block(Message* message) noexcept nogil:
+    cdef Block* block = message.block
+    if message.before is NULL:
+        block.first_message = message.behind
+    else:
+        message.before.behind = message.behind
+    if message.behind is not NULL:
+        message.behind.before = message.before
+
+
+cdef void message_free(State* s, Message* message) noexcept nogil:
+    """Frees a message's memory and record; it is in no connection's queue any more."""
+    cdef Block* block = message.block
+    if message.kind == MESSAGE_SHARED:
+        unlink_from_block(message)
+        leave_block(s, block, message.length)
+    elif message.kind == MESSAGE_OWN:
+        block_release(block)
+    elif message.kind == MESSAGE_RAW:
+        PyMem_RawFree(message.data)
+    slab_give(&s.messages, message)
+
+
+cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
+    """Messages of this cost were read or dropped, section 7: raises limits when it is worth a frame."""
+    cdef uint64_t target
+    cdef bint eager
+    s.released += cost
+    target = s.released + s.ours.session_credit
+    if target - s.receive_limit >= s.ours.session_credit // 8:
+        s.receive_limit = target
+        s.session_credit_due = True
+    conn.released += cost
+    if conn.in_state != ROUTE_OPEN:
+        return
+    target = conn.released + conn.window
+    if target <= conn.receive_limit or target - conn.receive_limit < conn.window // 2:
+        return
+    # The window grows with use: when whoever reads has caught up and the credit was what held the
+    # sender back (it is used up, or half a window went by within one round trip).
+    eager = conn.unread_count == 0 and (
+        conn.receive_limit - conn.receive_used < s.ours.max_frame_size
+        or s.now - conn.granted_at < s.round_trip
+    )
+    if eager and conn.window < s.max_route_credit:
+        conn.window = min(2 * max(conn.window, conn.largest), s.max_route_credit)
+        target = conn.released + conn.window
+    conn.granted_at = s.now
+    conn.receive_limit = target
+    credit_list(s, conn)
+
+
+cdef void credit_list(State* s, Conn* conn) noexcept nogil:
+    if conn.credit_due:
+        return
+    conn.credit_due = True
+    conn.references += 1
+    conn.credit_next = NULL
+    if s.credit_last is NULL:
+        s.credit_first = conn
+    else:
+        s.credit_last.credit_next = conn
+    s.credit_last = conn
+
+
+cdef void drop_unread(State* s, Conn* conn) noexcept nogil:
+    cdef Message* message
+    while conn.unread_first is not NULL:
+        message = conn.unread_first
+        conn.unread_first = message.next
+        conn.unread_count -= 1
+        conn.unread_bytes -= message.length
+        s.unread_bytes -= message.length
+        credit_release(s, conn, message.cost)
+        message_free(s, message)
+    conn.unread_last = NULL
+
+
+cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
+    """Throws away a message under way; one into which a read is going on, only after that read."""
+    if s.direct is conn:
+        return
+    if conn.assembly.active:
+        assembly_drop(&conn.assembly)
+    if conn.assembly_cost > 0:
+        credit_release(s, conn, conn.assembly_cost)
+        conn.assembly_cost = 0
+
+
+cdef void outgoing_free(State* s, Outgoing* message) noexcept nogil:
+    cdef uint32_t index
+    for index in range(message.count):
+        held_release(&s.queue, message.parts[index].held)
+    PyMem_RawFree(message)
+
+
+cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
+    """Gives up what was not cut into chunks yet; what is in the send queue goes out all the same."""
+    cdef Outgoing* message
+    cdef Turn** at
+    schedule_remove(&s.scheduler, &conn.turn)
+    at = &s.starved
+    while at[0] is not NULL:
+        if at[0] is &conn.turn:
+            at[0] = conn.turn.next
+            conn.turn.next = NULL
+            break
+        at = &at[0].next
+    while conn.outgoing_first is not NULL:
+        message = conn.outgoing_first
+        conn.outgoing_first = message.next
+        s.reserved -= message.reserved
+        s.outgoing_bytes -= message.total - message.done
+        outgoing_free(s, message)
+    conn.outgoing_last = NULL
+    conn.outgoing_cost = 0
+
+
+# The end of a session
+
+cdef void put_farewell(State* s, uint8_t type, uint32_t code, const char* text) noexcept nogil:
+    cdef uint8_t* start
+    cdef uint8_t* p
+    cdef size_t length = 0
+    if s.control_written == s.control_length:
+        s.control_length = 0
+        s.control_taken = 0
+        s.control_written = 0
+    if CONTROL_BYTES - s.control_length < 512:
+        return
+    start = s.control + s.control_length
+    p = start
+    if not s.client and type == REJECT:
+        p += put_preface(p)
+    start = p
+    p += HEADER_SIZE
+    if type == GOAWAY:
+        p = put_u32(p, s.in_route)
+    p = put_u32(p, code)
+    while text[length] != 0 and length < 256:
+        length += 1
+    p = put_bytes(p, text, length)
+    put_header(start, <uint32_t> (p - start - HEADER_SIZE), type, 0, 0, 0)
+    s.control_length = <size_t> (p - s.control)
+
+
+cdef void state_fail(State* s, const Fault* fault) noexcept nogil:
+    """The link is not to be used any more, section 10. What the peer is to be told goes out last."""
+    if s.phase == PHASE_CLOSED:
+        return
+    if s.phase == PHASE_OPEN or (s.client and s.phase == PHASE_HELLO):
+        put_farewell(s, GOAWAY, fault.code, fault.text)
+    elif not s.client and (s.phase == PHASE_HELLO or fault.code == CODE_VERSION):
+        put_farewell(s, REJECT, fault.code, fault.text)
+    s.fault = fault[0]
+    s.phase = PHASE_CLOSED
+    s.happened |= HAPPENED_CLOSED
+
+
+cdef void state_lost(State* s) noexcept nogil:
+    """The link ended without a word."""
+    if s.phase == PHASE_CLOSED:
+        return
+    s.fault_is_loss = True
+    s.phase = PHASE_CLOSED
+    s.happened |= HAPPENED_CLOSED

@@ -1,0 +1,29 @@
+"""The session as an object: its records, and what may be asked of them from Python."""
+
+from libc.stdint cimport uint64_t
+
+from tcpconn._buffer cimport BlockPool
+from tcpconn._state cimport Conn, Outgoing, State
+
+
+cdef class Session:
+    cdef State* s
+    cdef BlockPool blocks       # keeps the pool alive
+    cdef readonly object options
+
+    cdef Conn* find(self, bytes id) except NULL
+    cdef void drop_released(self)
+
+
+cdef void session_start(State* s) noexcept nogil
+cdef int session_open(State* s, uint64_t high, uint64_t low, int priority, Conn** opened) noexcept nogil
+cdef Conn* session_accept(State* s) noexcept nogil
+cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil
+cdef void session_goaway(State* s) noexcept nogil
+cdef bint session_is_done(State* s) noexcept nogil
+cdef void session_ping(State* s, uint64_t now) noexcept nogil
+cdef uint64_t session_deadline(State* s) noexcept nogil
+cdef void session_tick(State* s, uint64_t now) noexcept nogil
+cdef object end_reason(State* s)
+cdef Outgoing* hold(tuple buffers) except NULL
+cdef void unhold(Outgoing* message) noexcept

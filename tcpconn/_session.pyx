@@ -1,0 +1,651 @@
+"""The session: a state machine without I/O that two peers share, PROTOCOL.md.
+
+It is driven from outside: `feed` it what came, write what `output` says, tell it the time. It never raises from
+a peer's input: a session that has failed says so in `end`. The engine drives the same records (`State`) without
+the GIL through the functions in _send and _receive; the methods here serve tests, tools and simulations.
+
+All memory of a session lives in its `State`; every access is made with `State.lock` held.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from tcpconn._buffer cimport (
+    block_release,
+    default_block_pool,
+    slab_destroy,
+    slab_init,
+)
+from tcpconn._frame cimport fault_text, put_hello, put_preface
+from tcpconn._receive cimport received, take_message, targets
+from tcpconn._routes cimport (
+    accept_remove,
+    check_over,
+    conn_bind,
+    conn_find,
+    conn_new,
+    conn_release,
+    drop_assembly,
+    drop_unread,
+    message_free,
+    next_event,
+    state_lost,
+)
+from tcpconn._send cimport (
+    ROOM_CLOSED,
+    ROOM_CUT,
+    ROOM_DIRECT,
+    ROOM_ENDED,
+    ROOM_TOO_LARGE,
+    outgoing_new,
+    prepare,
+    send_cut,
+    send_direct,
+    send_finish,
+    send_open,
+    send_reset,
+    send_room,
+    send_stop,
+    wants_write,
+    wrote,
+)
+from tcpconn._sendqueue cimport (
+    Held,
+    Span,
+    held_new,
+    held_payload,
+    queue_destroy,
+    queue_init,
+)
+from tcpconn._state cimport *
+from tcpconn._sync cimport tc_mutex_destroy, tc_mutex_init, tc_mutex_lock, tc_mutex_unlock
+from tcpconn._table cimport Node, Table, table_destroy, table_init, table_next
+from tcpconn._wire cimport *
+
+import os
+
+from tcpconn.options import Options
+
+cdef enum:
+    SPANS = 64                  # of one batch: what sendmsg takes without allocating in the kernel
+    REFERENCE_FROM = 65536      # bytes objects from this size on are referenced, not copied
+
+
+# What a session does of its own accord. Called with the lock held.
+
+cdef void session_start(State* s) noexcept nogil:
+    """A client's first words, section 4. A server has nothing to say before HELLO."""
+    if s.client:
+        s.control_length = put_preface(s.control)
+        s.control_length = <size_t> (put_hello(s.control + s.control_length, HELLO, &s.ours) - s.control)
+
+
+cdef void attach(State* s, Conn* conn) noexcept nogil:
+    conn.attached = True
+    conn.attached_before = NULL
+    conn.attached_behind = s.attached
+    if s.attached is not NULL:
+        s.attached.attached_before = conn
+    s.attached = conn
+
+
+cdef int session_open(State* s, uint64_t high, uint64_t low, int priority, Conn** opened) noexcept nogil:
+    """Opens a connection, or takes the one that the peer has opened under this UUID: they meet.
+
+    0, or the code of what stands against it. The reference is the caller's.
+    """
+    cdef Conn* conn = conn_find(s, high, low)
+    opened[0] = NULL
+    if conn is not NULL:
+        if conn.attached or conn.in_state != ROUTE_OPEN and conn.in_state != ROUTE_ENDED:
+            return CODE_DUPLICATE
+        if conn.accepted:
+            return CODE_DUPLICATE   # closed here, and not yet by the peer
+        accept_remove(s, conn)
+    else:
+        if s.goaway_received or s.goaway_sent:
+            return CODE_SHUTDOWN
+        if s.connections >= s.theirs.max_connections:
+            return CODE_LIMIT
+        if s.out_route == <uint32_t> 0xFFFFFFFFu:
+            return CODE_LIMIT
+        conn = conn_new(s, high, low)
+        if conn is NULL:
+            return CODE_INTERNAL
+        conn_bind(s, conn)
+        conn.references += 1
+        conn.accepted = True
+    if priority >= 0:
+        conn.priority = <uint8_t> priority
+        conn.turn.level = priority
+    attach(s, conn)
+    opened[0] = conn
+    if conn.out_state == ROUTE_IDLE and send_open(s, conn, False):
+        return CODE_INTERNAL
+    return 0
+
+
+cdef Conn* session_accept(State* s) noexcept nogil:
+    """The connection that has waited longest. The reference is the caller's. NULL: none."""
+    cdef Conn* conn = s.accept_first
+    if conn is not NULL:
+        accept_remove(s, conn)
+        attach(s, conn)
+    return conn
+
+
+cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil:
+    """The user closes a connection: our direction ends, the peer's will not be read."""
+    if not conn.attached:
+        return
+    conn.attached = False
+    if conn.attached_before is NULL:
+        s.attached = conn.attached_behind
+    else:
+        conn.attached_before.attached_behind = conn.attached_behind
+    if conn.attached_behind is not NULL:
+        conn.attached_behind.attached_before = conn.attached_before
+    if s.phase == PHASE_CLOSED:
+        return
+    if conn.in_state == ROUTE_OPEN:
+        send_stop(s, conn, <uint32_t> code)
+    drop_assembly(s, conn)
+    if abruptly:
+        send_reset(s, conn, <uint32_t> code)
+    else:
+        send_finish(s, conn)
+    drop_unread(s, conn)
+    check_over(s, conn)
+
+
+cdef void session_goaway(State* s) noexcept nogil:
+    if not s.goaway_sent:
+        s.goaway_sent = True
+        s.goaway_due = True
+        s.last_in_route = s.in_route
+
+
+cdef bint session_is_done(State* s) noexcept nogil:
+    """Nothing is open, and the peer has acknowledged all that was said."""
+    return s.connections == 0 and s.queue.acked == s.queue.sequence and not wants_write(s)
+
+
+cdef void session_ping(State* s, uint64_t now) noexcept nogil:
+    """Asks for an answer at once: an ack, and a measurement of the round trip."""
+    s.ping_token += 1
+    s.ping_sent_at = now
+    s.ping_due = True
+
+
+cdef uint64_t session_deadline(State* s) noexcept nogil:
+    """When `session_tick` has something to do next (ns); 0: nothing is due."""
+    return s.owed_since + ACK_DELAY_NS if s.owed_since != 0 else 0
+
+
+cdef void session_tick(State* s, uint64_t now) noexcept nogil:
+    s.now = max(s.now, now)
+    if s.owed_since != 0 and now >= s.owed_since + ACK_DELAY_NS:
+        s.ack_due = True
+
+
+cdef object end_reason(State* s):
+    """Why the session ended, as a tuple (kind, code, section, text), or None. Lock held."""
+    if s.phase != PHASE_CLOSED:
+        return None
+    if s.fault_is_loss:
+        return ("lost", CODE_NONE, "", "the link broke")
+    if s.fault_is_theirs:
+        text = (<const char*> s.told)[:s.told_length].decode("utf-8", "replace")
+        return ("told", s.fault.code, (<bytes> s.fault.section).decode(), text)
+    return ("fault", s.fault.code, (<bytes> s.fault.section).decode(), fault_text(&s.fault))
+
+
+# Taking messages in
+
+cdef Outgoing* hold(tuple buffers) except NULL:
+    """A message made of buffers, for the scheduler. `bytes` of some size are referenced; what is smaller, or may
+    change, is copied. Without the lock: a buffer may run any code."""
+    cdef Py_buffer view
+    cdef Part* part
+    cdef Held* held
+    cdef size_t size
+    cdef bint referenced
+    cdef Outgoing* message = outgoing_new(<uint32_t> len(buffers))
+    if message is NULL:
+        raise MemoryError
+    try:
+        for buffer in buffers:
+            PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+            try:
+                size = <size_t> view.len
+                referenced = PyBytes_CheckExact(buffer) and size >= REFERENCE_FROM
+                held = held_new(<void*> <PyObject*> buffer if referenced else NULL, 0 if referenced else size)
+                if held is NULL:
+                    raise MemoryError
+                part = &message.parts[message.count]
+                part.held = held
+                part.length = size
+                if referenced:
+                    Py_INCREF(buffer)
+                    part.data = <const uint8_t*> view.buf
+                else:
+                    part.data = held_payload(held)
+                    if size >= REFERENCE_FROM:
+                        with nogil:
+                            memcpy(held_payload(held), view.buf, size)
+                    else:
+                        memcpy(held_payload(held), view.buf, size)
+                message.total += size
+                message.count += 1
+            finally:
+                PyBuffer_Release(&view)
+    except BaseException:
+        unhold(message)
+        raise
+    return message
+
+
+cdef void unhold(Outgoing* message) noexcept:
+    """Frees what `hold` made and nobody took."""
+    cdef Held* held
+    while message.count > 0:
+        message.count -= 1
+        held = message.parts[message.count].held
+        if held.object is not NULL:
+            Py_DECREF(<object> <PyObject*> held.object)
+        PyMem_RawFree(held)
+    PyMem_RawFree(message)
+
+
+cdef class Session:
+    """One side of a session. `options` is an `Options`; `client` says who opened the link.
+
+    Times are in nanoseconds of any monotonic clock. Ids are the 16 bytes of a UUID. Thread-safe.
+    """
+
+    def __cinit__(self, options=None, *, bint client, blocks=None):
+        cdef State* s
+        if options is None:
+            options = Options()
+        self.options = options
+        self.blocks = default_block_pool() if blocks is None else blocks
+        s = <State*> PyMem_RawCalloc(1, sizeof(State))
+        if s is NULL:
+            raise MemoryError
+        self.s = s
+        tc_mutex_init(&s.lock)
+        s.pool = self.blocks.pool
+        s.client = client
+        if table_init(&s.ids) or table_init(&s.in_routes) or table_init(&s.out_routes):
+            raise MemoryError
+        queue_init(&s.queue, s.pool)
+        slab_init(&s.messages, sizeof(Message))
+        s.max_route_credit = options.max_connection_credit
+        s.send_queue_size = options.send_queue_size
+        s.max_unaccepted = options.max_unaccepted
+        if client:
+            memcpy(s.ours.session_id, PyBytes_AS_STRING(os.urandom(16)), 16)
+        memcpy(s.ours.nonce, PyBytes_AS_STRING(os.urandom(16)), 16)
+        s.ours.max_frame_size = options.max_frame_size
+        s.ours.max_message_size = options.max_message_size
+        s.ours.route_credit = options.connection_credit
+        s.ours.session_credit = options.session_credit
+        s.ours.max_connections = options.max_connections
+        s.receive_limit = s.ours.session_credit
+        # Until HELLO or WELCOME says more, section 4.
+        s.theirs.max_frame_size = MIN_FRAME_SIZE
+        s.theirs.max_message_size = MIN_MESSAGE_SIZE
+        s.theirs.route_credit = MIN_ROUTE_CREDIT
+        s.theirs.session_credit = MIN_SESSION_CREDIT
+        s.theirs.max_connections = 1
+        s.send_limit = MIN_SESSION_CREDIT
+        session_start(s)
+
+    def __dealloc__(self):
+        cdef State* s = self.s
+        cdef Conn* conn
+        cdef Node* node
+        cdef size_t bucket = 0
+        if s is NULL:
+            return
+        while s.event_first is not NULL:
+            conn_release(s, next_event(s))
+        while s.credit_first is not NULL:
+            conn = s.credit_first
+            s.credit_first = conn.credit_next
+            conn_release(s, conn)
+        s.direct = NULL
+        while s.attached is not NULL:
+            conn = s.attached
+            s.phase = PHASE_CLOSED
+            session_detach(s, conn, CODE_NONE, False)
+            conn_release(s, conn)
+        while s.accept_first is not NULL:
+            conn = s.accept_first
+            accept_remove(s, conn)
+            conn_release(s, conn)
+        free_table(s, &s.in_routes, False)
+        free_table(s, &s.ids, True)
+        queue_destroy(&s.queue)
+        self.drop_released()
+        if s.block is not NULL:
+            block_release(s.block)
+        slab_destroy(&s.messages)
+        table_destroy(&s.ids)
+        table_destroy(&s.in_routes)
+        table_destroy(&s.out_routes)
+        tc_mutex_destroy(&s.lock)
+        PyMem_RawFree(s)
+
+    cdef void drop_released(self):
+        """Drops references to Python objects that acks have set free. Without the lock: it may run any code."""
+        cdef State* s = self.s
+        cdef Held* held
+        cdef Held* chain
+        tc_mutex_lock(&s.lock)
+        chain = s.queue.released
+        s.queue.released = NULL
+        tc_mutex_unlock(&s.lock)
+        while chain is not NULL:
+            held = chain
+            chain = held.next
+            Py_DECREF(<object> <PyObject*> held.object)
+            PyMem_RawFree(held)
+
+    cdef Conn* find(self, bytes id) except NULL:
+        cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))
+        cdef uint64_t high = take_u64(&cursor)
+        cdef uint64_t low = take_u64(&cursor)
+        cdef Conn* conn = self.s.attached
+        while conn is not NULL and (conn.id_high != high or conn.id_low != low):
+            conn = conn.attached_behind
+        if conn is NULL:
+            raise KeyError(id.hex())
+        return conn
+
+    # Connections
+
+    def open(self, bytes id, int priority=-1):
+        """Opens a connection, or meets the peer's. Returns 0, or the code that stands against it."""
+        cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))
+        cdef uint64_t high = take_u64(&cursor)
+        cdef uint64_t low = take_u64(&cursor)
+        cdef Conn* conn
+        cdef int code
+        tc_mutex_lock(&self.s.lock)
+        code = session_open(self.s, high, low, priority, &conn)
+        tc_mutex_unlock(&self.s.lock)
+        return code
+
+    def accept(self):
+        """The id of the connection of the peer's that has waited longest, or None."""
+        cdef Conn* conn
+        cdef uint8_t[16] id
+        tc_mutex_lock(&self.s.lock)
+        conn = session_accept(self.s)
+        if conn is not NULL:
+            put_u64(put_u64(id, conn.id_high), conn.id_low)
+        tc_mutex_unlock(&self.s.lock)
+        return None if conn is NULL else (<const char*> id)[:16]
+
+    def send(self, bytes id, *buffers):
+        """Queues one message. True, or a word that says why not: wait, ended, too large, closed."""
+        cdef State* s = self.s
+        cdef Conn* conn
+        cdef int room
+        cdef Outgoing* message
+        self.drop_released()
+        message = hold(buffers)
+        tc_mutex_lock(&s.lock)
+        try:
+            conn = self.find(id)
+            room = send_room(s, conn, message.total)
+            if room == ROOM_DIRECT:
+                send_direct(s, conn, message.parts, message.count, message.total)
+            elif room == ROOM_CUT:
+                send_cut(s, conn, message)
+                message = NULL
+        finally:
+            tc_mutex_unlock(&s.lock)
+            if message is not NULL:
+                unhold(message)
+        if room == ROOM_DIRECT or room == ROOM_CUT:
+            return True
+        return {ROOM_ENDED: "ended", ROOM_TOO_LARGE: "too large", ROOM_CLOSED: "closed"}.get(room, "wait")
+
+    def receive(self, bytes id):
+        """The oldest unread message, or None."""
+        cdef State* s = self.s
+        cdef Message* message
+        tc_mutex_lock(&s.lock)
+        try:
+            message = take_message(s, self.find(id))
+            if message is NULL:
+                return None
+            data = PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)
+            message_free(s, message)
+            return data
+        finally:
+            tc_mutex_unlock(&s.lock)
+
+    def finish(self, bytes id):
+        """Ends our direction behind what was sent; the peer's goes on."""
+        tc_mutex_lock(&self.s.lock)
+        try:
+            send_finish(self.s, self.find(id))
+        finally:
+            tc_mutex_unlock(&self.s.lock)
+
+    def close(self, bytes id, bint abruptly=False):
+        """Ends our direction, and tells the peer that its own will not be read."""
+        cdef Conn* conn
+        tc_mutex_lock(&self.s.lock)
+        try:
+            conn = self.find(id)
+            session_detach(self.s, conn, CODE_ABORTED if abruptly else CODE_CLOSED, abruptly)
+            conn_release(self.s, conn)
+        finally:
+            tc_mutex_unlock(&self.s.lock)
+
+    def goaway(self):
+        """No new connections from here on."""
+        tc_mutex_lock(&self.s.lock)
+        session_goaway(self.s)
+        tc_mutex_unlock(&self.s.lock)
+
+    def ping(self, uint64_t now):
+        tc_mutex_lock(&self.s.lock)
+        session_ping(self.s, now)
+        tc_mutex_unlock(&self.s.lock)
+
+    # The link's side
+
+    def feed(self, data, uint64_t now=0):
+        """Takes in what came from the link. Returns how much of it was wanted: all, but after a failure."""
+        cdef State* s = self.s
+        cdef Py_buffer view
+        cdef Span[2] spans
+        cdef size_t at = 0, step
+        cdef int count, index
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        tc_mutex_lock(&s.lock)
+        try:
+            while at < <size_t> view.len:
+                count = targets(s, spans)
+                if count == 0:
+                    break
+                step = 0
+                for index in range(count):
+                    spans[index].length = min(spans[index].length, <size_t> view.len - at - step)
+                    memcpy(
+                        <void*> spans[index].data, <const uint8_t*> view.buf + at + step, spans[index].length
+                    )
+                    step += spans[index].length
+                at += step
+                received(s, step, now)
+            return at
+        finally:
+            tc_mutex_unlock(&s.lock)
+            PyBuffer_Release(&view)
+
+    def output(self, size_t most=0xFFFFFFFF):
+        """What is to be written now, at most `most` bytes of it; b"" for nothing. It counts as written."""
+        cdef State* s = self.s
+        cdef Span[SPANS] spans
+        cdef int count, index
+        cdef size_t size, total = 0
+        parts = []
+        tc_mutex_lock(&s.lock)
+        try:
+            count = prepare(s, spans, SPANS)
+            for index in range(count):
+                size = min(spans[index].length, most - total)
+                parts.append((<const char*> spans[index].data)[:size])
+                total += size
+            wrote(s, total)
+        finally:
+            tc_mutex_unlock(&s.lock)
+        return b"".join(parts)
+
+    def lost(self):
+        """The link is gone."""
+        tc_mutex_lock(&self.s.lock)
+        state_lost(self.s)
+        tc_mutex_unlock(&self.s.lock)
+
+    def tick(self, uint64_t now):
+        """Tells the time, after `deadline` at the latest."""
+        tc_mutex_lock(&self.s.lock)
+        session_tick(self.s, now)
+        tc_mutex_unlock(&self.s.lock)
+
+    @property
+    def deadline(self):
+        """When `tick` should be called next, in ns; 0: no need."""
+        return session_deadline(self.s)
+
+    @property
+    def wants_write(self):
+        cdef bint answer
+        tc_mutex_lock(&self.s.lock)
+        answer = wants_write(self.s)
+        tc_mutex_unlock(&self.s.lock)
+        return answer
+
+    # What is known
+
+    @property
+    def is_open(self):
+        return self.s.phase == PHASE_OPEN
+
+    @property
+    def end(self):
+        """Why the session ended, as (kind, code, section, text), or None while it goes on."""
+        tc_mutex_lock(&self.s.lock)
+        try:
+            return end_reason(self.s)
+        finally:
+            tc_mutex_unlock(&self.s.lock)
+
+    @property
+    def is_done(self):
+        cdef bint answer
+        tc_mutex_lock(&self.s.lock)
+        answer = session_is_done(self.s)
+        tc_mutex_unlock(&self.s.lock)
+        return answer
+
+    def events(self):
+        """What happened to connections since the last call: a list of (id, set of words)."""
+        cdef State* s = self.s
+        cdef Conn* conn
+        cdef uint8_t[16] id
+        happened = []
+        tc_mutex_lock(&s.lock)
+        try:
+            while s.event_first is not NULL:
+                conn = next_event(s)
+                put_u64(put_u64(id, conn.id_high), conn.id_low)
+                words = set()
+                if conn.events & EVENT_MESSAGE:
+                    words.add("message")
+                if conn.events & EVENT_CREDIT:
+                    words.add("credit")
+                if conn.events & EVENT_END:
+                    words.add("end")
+                conn.events = 0
+                happened.append(((<const char*> id)[:16], words))
+                conn_release(s, conn)
+        finally:
+            tc_mutex_unlock(&s.lock)
+        return happened
+
+    def state(self, bytes id):
+        """A connection's state, for tests: a dict."""
+        cdef Conn* conn
+        names = {ROUTE_IDLE: "idle", ROUTE_OPEN: "open", ROUTE_DISCARDING: "discarding", ROUTE_ENDED: "ended"}
+        tc_mutex_lock(&self.s.lock)
+        try:
+            conn = self.find(id)
+            return {
+                "incoming": names[conn.in_state],
+                "outgoing": names[conn.out_state],
+                "in_code": conn.in_code,
+                "out_code": conn.out_code,
+                "unread": conn.unread_count,
+                "unread_bytes": conn.unread_bytes,
+                "send_credit": conn.send_limit - conn.send_used,
+                "window": conn.window,
+                "receive_credit": conn.receive_limit - conn.receive_used,
+            }
+        finally:
+            tc_mutex_unlock(&self.s.lock)
+
+    def stats(self):
+        """The session's counters: a dict."""
+        cdef State* s = self.s
+        tc_mutex_lock(&s.lock)
+        try:
+            return {
+                "connections": s.connections,
+                "unaccepted": s.unaccepted,
+                "sequence": s.queue.sequence,
+                "acked": s.queue.acked,
+                "received_sequence": s.sequence,
+                "queued_bytes": s.queue.bytes,
+                "unwritten_bytes": s.queue.unwritten,
+                "outgoing_bytes": s.outgoing_bytes,
+                "unread_bytes": s.unread_bytes,
+                "send_credit": s.send_limit - s.send_used,
+                "reserved": s.reserved,
+                "receive_credit": s.receive_limit - s.receive_used,
+                "retired_bytes": s.retired_bytes,
+                "frames_received": s.frames_received,
+                "bytes_received": s.bytes_received,
+                "bytes_sent": s.bytes_sent,
+                "round_trip_ns": s.round_trip,
+                "messages_in_use": s.messages.in_use,
+                "pieces_in_use": s.queue.pieces.in_use,
+            }
+        finally:
+            tc_mutex_unlock(&s.lock)
+
+
+cdef void free_table(State* s, Table* table, bint ids) noexcept:
+    """Gives up the session's reference to each record of a table, at the very end."""
+    cdef size_t bucket = 0
+    cdef Node* node = table_next(table, &bucket, NULL)
+    cdef Node* following
+    cdef Conn* conn
+    while node is not NULL:
+        following = table_next(table, &bucket, node)
+        conn = <Conn*> node.record
+        # A refused connection's record is in the table of routes alone.
+        if ids or not conn.bound:
+            conn.references = 1
+            conn_release(s, conn)
+        node = following

@@ -1,0 +1,220 @@
+"""The records of a session, guarded by its lock. Who may do what with them: _send, _receive, _session."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from tcpconn._buffer cimport Block, Pool, Slab
+from tcpconn._frame cimport Assembly, Fault, Hello
+from tcpconn._schedule cimport Scheduler, Turn
+from tcpconn._sendqueue cimport Held, SendQueue
+from tcpconn._sync cimport tc_mutex
+from tcpconn._table cimport Node, Table
+
+cdef enum:
+    RECEIVE_BLOCK = 131072      # what one read of small messages may bring
+    CONTROL_BYTES = 4096        # control frames that go before one batch
+    PONGS = 16                  # answers owed at once; a PING beyond is answered with the next
+
+cdef enum Phase:
+    PHASE_PREFACE               # nothing of the peer's yet
+    PHASE_HELLO                 # its preface was right
+    PHASE_OPEN
+    PHASE_CLOSED                # the fault says why
+
+cdef enum MessageKind:           # where an unread message lies
+    MESSAGE_SHARED              # in a receive block, with others
+    MESSAGE_OWN                 # in a block of its own
+    MESSAGE_RAW                 # in raw memory, moved out of a receive block
+    MESSAGE_POSTED              # in the receiver's own buffer
+
+cdef enum RouteState:           # PROTOCOL.md section 5
+    ROUTE_IDLE
+    ROUTE_OPEN
+    ROUTE_DISCARDING            # we told its owner to stop
+    ROUTE_ENDED
+
+cdef enum Event:                # what happened to a connection, for whoever waits on it
+    EVENT_MESSAGE = 1
+    EVENT_CREDIT = 2
+    EVENT_END = 4
+
+cdef enum Happened:             # what happened to the session
+    HAPPENED_OPEN = 1           # the handshake is done
+    HAPPENED_CONNECTION = 2     # a connection waits to be accepted
+    HAPPENED_ACK = 4
+    HAPPENED_CLOSED = 8
+    HAPPENED_GOAWAY = 16
+    HAPPENED_OVER = 32          # a connection ended on both sides
+
+
+cdef struct Message:            # finished and unread
+    Message* next
+    Block* block                # NULL for MESSAGE_RAW and MESSAGE_POSTED
+    uint8_t* data
+    uint64_t length
+    uint64_t cost               # credit that reading it gives back
+    Message* before             # in the list of its receive block
+    Message* behind
+    uint8_t kind
+
+
+cdef struct Part:
+    const uint8_t* data
+    uint64_t length
+    Held* held
+
+
+cdef struct Outgoing:           # a message of which not all is in the send queue yet
+    Outgoing* next
+    uint64_t total
+    uint64_t done
+    uint64_t reserved           # of the session's credit, once started
+    uint32_t count              # of parts
+    uint32_t index              # the part that comes next, and where in it
+    uint64_t offset
+    Part* parts                 # behind this record
+
+
+cdef struct Conn:               # the session's record of a connection
+    uint64_t id_high
+    uint64_t id_low
+    Node by_id
+    Node by_in
+    Node by_out
+    int32_t references          # the session's while it is not over, and the user's object's
+    uint8_t priority
+    uint8_t in_state            # RouteState
+    uint8_t out_state
+    bint attached               # a user's object stands for it
+    bint accepted               # it does not wait to be accepted
+    bint bound                  # in by_id
+    bint finishing              # FIN goes out behind what is still to be cut
+    uint16_t in_code            # how the peer ended its direction, when abruptly
+    uint16_t out_code           # why the peer will not read ours
+    uint32_t in_route
+    uint32_t out_route
+    # sending
+    uint64_t send_limit
+    uint64_t send_used
+    Outgoing* outgoing_first
+    Outgoing* outgoing_last
+    uint64_t outgoing_cost      # of what is not cut yet
+    Turn turn
+    # receiving
+    uint64_t receive_limit
+    uint64_t receive_used
+    uint64_t released           # cost of what was read or dropped
+    uint64_t window             # how far the limit goes beyond it
+    uint64_t granted_at
+    uint64_t largest
+    uint64_t assembly_cost      # of the message under assembly, so far
+    Message* unread_first
+    Message* unread_last
+    uint32_t unread_count
+    uint64_t unread_bytes
+    Assembly assembly
+    Conn* credit_next
+    bint credit_due
+    # lists
+    Conn* accept_next
+    Conn* attached_before
+    Conn* attached_behind
+    Conn* event_next
+    uint32_t events
+    bint event_listed
+    # counters
+    uint64_t messages_sent
+    uint64_t messages_received
+    uint64_t bytes_sent
+    uint64_t bytes_received
+    # the engine's
+    void* waiters
+
+
+cdef struct State:
+    tc_mutex lock
+    Pool* pool
+    bint client
+    uint8_t phase
+    Hello ours
+    Hello theirs
+    uint64_t max_route_credit
+    uint64_t send_queue_size
+    uint32_t max_unaccepted
+    # the end
+    Fault fault
+    bint fault_is_theirs        # GOAWAY or REJECT told us
+    bint fault_is_loss          # no fault of anybody's: the link broke
+    uint8_t[1024] told          # the text that came with it
+    uint32_t told_length
+    bint goaway_due
+    bint goaway_sent
+    bint goaway_received
+    uint32_t last_in_route      # the last accepted, once GOAWAY was sent
+    # connections
+    Table ids
+    Table in_routes
+    Table out_routes
+    uint32_t in_route           # the last one used
+    uint32_t out_route
+    uint32_t connections        # bound
+    Conn* accept_first
+    Conn* accept_last
+    uint32_t unaccepted
+    Conn* attached              # those that a user's object stands for
+    Conn* event_first
+    Conn* event_last
+    uint32_t happened
+    # sending
+    SendQueue queue
+    Scheduler scheduler
+    uint64_t send_limit
+    uint64_t send_used
+    uint64_t reserved
+    uint64_t outgoing_bytes     # payload not cut yet
+    Turn* starved               # turns that wait for the session's credit
+    uint8_t[CONTROL_BYTES] control
+    size_t control_length
+    size_t control_taken        # belongs to the batch that is being written
+    size_t control_written
+    Conn* credit_first
+    Conn* credit_last
+    bint session_credit_due
+    bint ping_due
+    uint64_t ping_token
+    uint64_t ping_sent_at       # 0: none under way
+    uint64_t[PONGS] pongs
+    uint32_t pong_count
+    # acks
+    uint64_t sequence           # of the next frame to be taken
+    uint64_t acked              # what we told last
+    uint64_t owed_bytes
+    uint64_t owed_since         # 0: nothing is owed
+    bint ack_due
+    # receiving
+    Block* block                # where reads go
+    size_t block_start          # the first byte not looked at
+    size_t block_end
+    uint64_t skip               # payload to be dropped as it comes
+    Conn* direct                # whose chunk comes straight to its destination
+    uint64_t direct_done
+    uint64_t direct_length
+    bint direct_last            # it ends its message
+    Message* posted             # what arrived in the receiver's own buffer
+    Conn* posted_by
+    uint8_t* posted_data
+    uint64_t posted_size
+    uint64_t receive_limit
+    uint64_t receive_used
+    uint64_t released
+    uint64_t unread_bytes
+    Slab messages
+    Block* oldest               # retired blocks that still hold unread messages
+    Block* newest
+    uint64_t retired_bytes
+    uint64_t retired_live
+    # measurements
+    uint64_t now                # ns, the latest that the caller told
+    uint64_t round_trip         # ns, smoothed; 0: not measured yet
+    uint64_t frames_received
+    uint64_t bytes_received
+    uint64_t bytes_sent

@@ -1,0 +1,15 @@
+"""The platform's mutex, atomic counters and monotonic clock (nanoseconds), from _sync.h."""
+
+from libc.stdint cimport int32_t, uint64_t
+
+
+cdef extern from "_sync.h" nogil:
+    ctypedef struct tc_mutex:
+        pass
+    void tc_mutex_init(tc_mutex* mutex)
+    void tc_mutex_destroy(tc_mutex* mutex)
+    void tc_mutex_lock(tc_mutex* mutex)
+    void tc_mutex_unlock(tc_mutex* mutex)
+    int32_t tc_atomic_add(int32_t* counter, int32_t change)  # returns the new value
+    int32_t tc_atomic_get(int32_t* counter)
+    uint64_t tc_now()

@@ -1,0 +1,109 @@
+"""Every limit and timeout: its default, its unit and its reason, in one frozen, validated record."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tcpconn.errors import OptionError
+
+KIB = 1 << 10
+MIB = 1 << 20
+_CEILING = 1 << 62
+"""Sizes stay below this, so that sums of them fit 64 bits (PROTOCOL.md section 4)."""
+
+LINKS = ("auto", "native", "stdlib")
+
+
+def message_cost(size: int, chunk: int = KIB) -> int:
+    """The credit, in bytes, that a message of `size` bytes takes at most (PROTOCOL.md section 7)."""
+    return size + 64 * (size // chunk + 2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a session and its link may use. All sizes in bytes, all times in seconds.
+
+    Raises `OptionError`, which names the option, the value and the range, for anything out of range.
+    Instances are immutable, hashable and thread-safe; `dataclasses.replace` makes a changed copy.
+    """
+
+    max_message_size: int = 16 * MIB
+    """Largest message sent or taken. Bounds what one message can make either side hold."""
+
+    max_frame_size: int = 64 * KIB
+    """Largest payload of a frame that is taken: what a message of another connection waits for."""
+
+    connection_credit: int = 256 * KIB
+    """Unread bytes a new connection may hold: a few round trips' worth on a local network."""
+
+    max_connection_credit: int = 16 * MIB
+    """How far that may grow with use: 1 Gbit/s over 128 ms."""
+
+    session_credit: int = 64 * MIB
+    """Unread bytes that all connections of a session may hold together."""
+
+    send_queue_size: int = 16 * MIB
+    """Bytes queued or unacknowledged per session before `send` waits."""
+
+    max_connections: int = 100_000
+    """Connections open at once on one session."""
+
+    max_unaccepted: int = 256
+    """Connections opened by the peer that nobody has accepted yet; more are refused."""
+
+    handshake_timeout: float = 10.0
+    """Seconds until the peer's HELLO or WELCOME must be here."""
+
+    idle_timeout: float = 30.0
+    """Seconds a pooled link without connections is kept."""
+
+    busy_poll: float = 0.0
+    """Seconds a receiver polls before it sleeps. It saves the wake-up and costs a core meanwhile."""
+
+    link: str = "auto"
+    """Which link class: "native" (Linux), "stdlib" (anywhere), "auto" for the best there is."""
+
+    def __post_init__(self) -> None:
+        self._check_int("max_message_size", 64 * KIB, _CEILING)
+        self._check_int("max_frame_size", 16 * KIB, MIB)
+        self._check_int("connection_credit", 64 * KIB, _CEILING)
+        self._check_int("max_connection_credit", self.connection_credit, _CEILING)
+        # A session must have room for one message of the largest size, or it could never be sent.
+        self._check_int("session_credit", max(MIB, message_cost(self.max_message_size)), _CEILING)
+        self._check_int("send_queue_size", 64 * KIB, _CEILING)
+        self._check_int("max_connections", 1, 0xFFFFFFFF)
+        self._check_int("max_unaccepted", 1, 0xFFFFFFFF)
+        self._check_seconds("handshake_timeout", 1e-3)
+        self._check_seconds("idle_timeout", 0.0)
+        self._check_seconds("busy_poll", 0.0)
+        if self.link not in LINKS:
+            raise OptionError(f"link={self.link!r} is not one of {', '.join(map(repr, LINKS))}")
+
+    def _check_int(self, name: str, least: int, most: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise OptionError(f"{name}={value!r} is not a whole number of bytes or things")
+        if not least <= value <= most:
+            raise OptionError(f"{name}={value} is outside {least} … {most}")
+
+    def _check_seconds(self, name: str, least: float) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
+            raise OptionError(f"{name}={value!r} is not a number of seconds")
+        if not least <= value <= 1e9:
+            raise OptionError(f"{name}={value} is outside {least} … 1e9 seconds")
+
+
+def make_options(options: dict[str, Any]) -> Options:
+    """`Options` from keyword arguments; an unknown one raises `OptionError` with the known ones."""
+    known = {field.name for field in dataclasses.fields(Options)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(f"unknown option {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    if "max_message_size" in options and "session_credit" not in options:
+        # Whoever raises the one should not have to find out about the other.
+        size = options["max_message_size"]
+        if isinstance(size, int):
+            options = {**options, "session_credit": max(64 * MIB, 2 * message_cost(size))}
+    return Options(**options)
