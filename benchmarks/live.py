@@ -1,0 +1,202 @@
+"""What the terminal shows: a table that fills while it runs, or plain lines where it is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks import text
+from benchmarks.report import LeftOut, Report, Result, Rounds, SweepPoint, pair_ratio, result_of
+from benchmarks.runner import Progress
+from benchmarks.subjects import all_subjects
+
+WIDE = 96
+"""Columns of a terminal that shows everything."""
+REFERENCE = "raw_tcp"
+"""Whom the last column compares with."""
+
+_COLUMNS = ("subject", "time/op", "op/s", "MB/s", "p50", "p99", "B/op", "allocs/op", "vs raw_tcp")
+
+
+def _cells(result: Result, ratio: float | None) -> list[str]:
+    return [
+        result.subject,
+        text.duration(result.ns_per_op),
+        text.rate(result.ops_per_s),
+        text.megabytes(result.mb_per_s),
+        text.duration(result.p50_ns),
+        text.duration(result.p99_ns),
+        text.size(result.bytes_per_op),
+        text.number(result.allocs_per_op),
+        text.ABSENT if ratio is None else text.ratio(ratio),
+    ]
+
+
+def _ratio(rounds: Rounds, measured: Sequence[Rounds]) -> float | None:
+    reference = next((each for each in measured if each.subject == REFERENCE), None)
+    return None if reference is None else pair_ratio("", rounds, reference).median
+
+
+def _styled(ratio: float | None, cell: str) -> Text:
+    if ratio is None or cell == text.ABSENT:
+        return Text(cell)
+    return Text(cell, style="green" if ratio < 0.97 else "yellow" if ratio < 1.03 else "red")
+
+
+def _table(progress: Progress, caption: str, width: int) -> Table:
+    workload = progress.workload
+    table = Table(
+        title=f"[bold]{workload.name}[/]  {workload.title}",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    # A narrow terminal does without what follows from the time.
+    shown = [name for name in _COLUMNS if width >= WIDE or name not in ("op/s", "MB/s")]
+    for name in shown:
+        table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
+    for rounds in progress.rounds:
+        ratio = _ratio(rounds, progress.rounds)
+        cells = dict(zip(_COLUMNS, _cells(result_of(workload, rounds), ratio), strict=True))
+        ours = all_subjects()[rounds.subject].ours
+        styled = [_styled(ratio, cells.pop(_COLUMNS[-1]))]
+        plain = [cells[name] for name in shown[:-1]]
+        table.add_row(*plain, *styled, style="bold" if ours else "")
+    return table
+
+
+class Tables:
+    """A live table for each workload, which stays on the screen when the workload is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+
+    def starting(self, progress: Progress) -> None:
+        """Opens an empty table."""
+        # Drawn between two rounds only: a thread that redraws would take a core's time from them.
+        self.live = Live(
+            _table(progress, f"warming up {len(progress.subjects)} subjects …", self.console.width),
+            console=self.console,
+            auto_refresh=False,
+        )
+        self.live.start(refresh=True)
+
+    def round_done(self, progress: Progress) -> None:
+        """Fills it."""
+        if self.live is not None:
+            caption = f"round {progress.done} of {progress.of}"
+            self.live.update(_table(progress, caption, self.console.width), refresh=True)
+
+    def finished(self, progress: Progress) -> None:
+        """Leaves it as it is."""
+        if self.live is not None:
+            caption = f"median of {progress.done} rounds"
+            self.live.update(_table(progress, caption, self.console.width), refresh=True)
+            self.live.stop()
+            self.live = None
+
+    def left_out(self, row: LeftOut) -> None:
+        """Says so, above the table."""
+        self.console.print(f"[yellow]left out[/] {row.subject} ({row.workload}): {row.why}")
+
+    def sweeping(self, point: SweepPoint) -> None:
+        """One line."""
+        self.console.print(_sweep_line(point), highlight=False)
+
+    def close(self) -> None:
+        """Gives the terminal back after an interrupt."""
+        if self.live is not None:
+            self.live.stop()
+
+    def summary(self, report: Report) -> None:
+        """The ratios of all workloads in one table."""
+        ours = [name for name, subject in all_subjects().items() if subject.ours]
+        for subject in ours:
+            rows = [ratio for ratio in report.ratios if ratio.subject == subject]
+            if not rows:
+                continue
+            others = list(dict.fromkeys(row.versus for row in rows))
+            table = Table(
+                title=f"[bold]{subject}[/]: its time divided by the other's; below 1 is faster",
+                title_justify="left",
+                box=SIMPLE_HEAD,
+                pad_edge=False,
+            )
+            table.add_column("workload")
+            table.add_column("time/op", justify="right")
+            for other in others:
+                table.add_column(other, justify="right")
+            for workload in report.workloads():
+                result = report.result(workload, subject)
+                if result is None:
+                    continue
+                cells: list[str | Text] = [workload, text.duration(result.ns_per_op)]
+                for other in others:
+                    ratio = report.ratio(workload, subject, other)
+                    value = None if ratio is None else ratio.median
+                    cells.append(
+                        _styled(value, text.ABSENT if value is None else text.ratio(value))
+                    )
+                table.add_row(*cells)
+            self.console.print(table)
+
+
+class Lines:
+    """Plain lines, a result each, for a file or a pipe."""
+
+    def starting(self, progress: Progress) -> None:
+        """A heading."""
+        print(f"{progress.workload.name}: {progress.workload.title}", flush=True)
+
+    def round_done(self, progress: Progress) -> None:
+        """Nothing: the result comes when it is one."""
+
+    def finished(self, progress: Progress) -> None:
+        """The workload's rows."""
+        rows = [list(_COLUMNS)]
+        for rounds in progress.rounds:
+            ratio = _ratio(rounds, progress.rounds)
+            rows.append(_cells(result_of(progress.workload, rounds), ratio))
+        for row in rows:
+            print(f"  {row[0]:<18}" + "".join(f"{cell:>12}" for cell in row[1:]), flush=True)
+
+    def left_out(self, row: LeftOut) -> None:
+        """A line."""
+        print(f"left out: {row.subject} ({row.workload}): {row.why}", flush=True)
+
+    def sweeping(self, point: SweepPoint) -> None:
+        """A line."""
+        print(_sweep_line(point), flush=True)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def summary(self, report: Report) -> None:
+        """A line for each ratio."""
+        for row in report.ratios:
+            print(
+                f"ratio {row.workload:<13} {row.subject} / {row.versus}: {text.ratio(row.median)} "
+                f"({text.ratio(row.min)} to {text.ratio(row.max)})",
+                flush=True,
+            )
+
+
+def _sweep_line(point: SweepPoint) -> str:
+    return (
+        f"sweep {text.size(point.size):>8} {point.subject:<10} {text.duration(point.ns_per_op):>10}"
+        f" {text.megabytes(point.mb_per_s):>8} MB/s"
+    )
+
+
+def watcher() -> Tables | Lines:
+    """What suits the standard output."""
+    return Tables(Console()) if sys.stdout.isatty() else Lines()
