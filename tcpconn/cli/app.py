@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
             return ExitCode.INTERRUPTED
         except Stopped as error:
             return error.exit_code
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the user gets one line, and --debug the rest
             message = f"{type(error).__name__}: {error}"
             hint = "this is an error in tcpconn; --debug shows where"
             return fail(ExitCode.BUG, f"{message} ({hint})", error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from typing import Self
 
 import tcpconn
 
@@ -20,7 +21,7 @@ class ExitCode(IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> ExitCode:
+    def __new__(cls, value: int, meaning: str) -> Self:
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -93,7 +94,9 @@ def explaining(address: str, *, lost: ExitCode) -> Iterator[None]:
         raise CommandError(ExitCode.USAGE, str(error)) from error
     except tcpconn.MessageTooLarge as error:
         raise CommandError(
-            ExitCode.TOO_LARGE, f"{address}: {error}; raise --max-message-size on both sides"
+            ExitCode.TOO_LARGE,
+            f"{address}: a message of {error.size} bytes is over the limit of {error.limit} that both "
+            "sides allow; make it smaller, or raise --max-message-size on both sides",
         ) from error
     except tcpconn.ResolveError as error:
         raise CommandError(ExitCode.RESOLVE, str(error)) from error

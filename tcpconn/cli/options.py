@@ -93,6 +93,7 @@ def link_options(command: Command) -> Command:
         type=click.Choice(["auto", "native", "stdlib"]),
         default="auto",
         show_default=True,
+        envvar="TCPCONN_LINK",
         help="What drives the socket: the compiled link for this system, or the portable one.",
     )
     max_message_size = click.option(

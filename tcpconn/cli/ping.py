@@ -167,9 +167,9 @@ class Pinger:
         self.trips = RoundTrips()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether every message has had its reply."""
-        return not self._awaited and not self._overdue
+    def lost(self) -> int:
+        """How many messages got no reply within the timeout, nor later."""
+        return self.sent - self.trips.count - len(self._awaited)
 
     def run(self, count: int | None) -> None:
         """Ping `count` times, or for ever."""
@@ -341,9 +341,9 @@ def ping(
             took = time.monotonic() - began
         _summarize(peer, pinger, took)
     finally:
-        if pinger.is_idle:
-            connection.close()
-        else:
+        try:
+            connection.close(timeout)
+        except tcpconn.TcpconnError:
             connection.abort()
     if failure is not None:
         raise failure
@@ -355,7 +355,7 @@ def ping(
 
 def _summarize(peer: str, pinger: Pinger, took: float) -> None:
     trips = pinger.trips
-    lost = 100 * (pinger.sent - trips.count) / pinger.sent if pinger.sent else 0.0
+    lost = 100 * pinger.lost / pinger.sent if pinger.sent else 0.0
     terminal.emit(f"--- {peer} ping statistics ---")
     terminal.emit(
         f"{pinger.sent} sent, {trips.count} received, {lost:.4g}% lost, time {took * 1e3:.0f} ms"

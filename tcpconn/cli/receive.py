@@ -24,7 +24,7 @@ from tcpconn.cli.options import (
     print_address_option,
     quiet_option,
 )
-from tcpconn.cli.storage import Destination, NotWanted
+from tcpconn.cli.storage import Destination, NotWanted, destination
 from tcpconn.cli.transfer import (
     Header,
     Mismatch,
@@ -95,7 +95,7 @@ def receive(
     """
     if output == "-" and print_address:
         raise click.UsageError("--print-address and --output - both want standard output")
-    destination = Destination(output, force=force)
+    target = destination(output, force=force)
     with explaining_listen(address):
         listener = tcpconn.listen(address, link=link, max_message_size=max_message_size)
     with (
@@ -103,7 +103,7 @@ def receive(
         terminal.TransferReport(
             quiet=quiet,
             verbose=verbose,
-            may_draw=not (destination.is_stdout and terminal.is_terminal(sys.stdout)),
+            may_draw=output != "-" or not terminal.is_terminal(sys.stdout),
         ) as report,
     ):
         terminal.announce(
@@ -122,7 +122,7 @@ def receive(
                     return code
                 raise
             try:
-                came = _Reception(connection, destination, report, timeout).run()
+                came = _Reception(connection, target, report, timeout).run()
             except CommandError as error:
                 if not keep_listening:
                     raise
@@ -143,12 +143,12 @@ class _Reception:
     def __init__(
         self,
         connection: tcpconn.Connection,
-        destination: Destination,
+        target: Destination,
         report: terminal.TransferReport,
         timeout: float | None,
     ) -> None:
         self._connection = connection
-        self._destination = destination
+        self._target = target
         self._report = report
         self._timeout = timeout
         self._files = 0
@@ -156,20 +156,16 @@ class _Reception:
     def run(self) -> int | None:
         """Take all that it sends; return an exit code, or None if it turns out to be no sender."""
         peer = self._connection.peer_address
-        done = False
         try:
             with explaining(peer, lost=ExitCode.RECEIVE):
                 code = self._take_all()
-            done = True
-            return code
+                self._connection.close()
+                return code
         except TransferError as error:
             self._report.line(f"{peer}: {printable(str(error))}; it is no tcpconn send")
             return ExitCode.NOT_TCPCONN if self._files else None
         finally:
-            if done:
-                self._connection.close()
-            else:
-                self._connection.abort()
+            self._connection.abort()  # which does nothing to one that is closed
 
     def _take_all(self) -> int | None:
         code: int = ExitCode.OK
@@ -193,7 +189,7 @@ class _Reception:
         peer = self._connection.peer_address
         name = printable(header.name or "the stream")
         try:
-            store, shown = self._destination.open(header)
+            store, shown = self._target.open(header)
         except NotWanted as error:
             refuse(self._connection, str(error), self._timeout)
             self._report.line(f"refused {name} from {peer}: {error}")

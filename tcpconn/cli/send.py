@@ -170,21 +170,17 @@ def send(
         connection = tcpconn.connect(
             address, timeout=connect_timeout, link=link, max_message_size=max_message_size
         )
-    done = False
     try:
         with (
             terminal.TransferReport(quiet=quiet, verbose=verbose) as report,
             explaining(address, lost=ExitCode.SEND),
         ):
             code = _send_all(connection, files, message_size, timeout, report)
-        done = True
-    finally:
-        # Abruptly, unless all was said: the receiver must not take a part for the whole.
-        if done:
             connection.close()
-        else:
-            connection.abort()
-    return code
+            return code
+    finally:
+        # Nothing to one that is closed. Where it is not, this must not look like an orderly end.
+        connection.abort()
 
 
 def _send_all(

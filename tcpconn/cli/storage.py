@@ -14,6 +14,7 @@ import secrets
 import stat
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from tcpconn.cli.exits import CommandError, ExitCode, printable, reason_of
 from tcpconn.cli.transfer import Header, Store
@@ -57,76 +58,97 @@ def _shortened(name: str, limit: int) -> str:
     return stem + dot + suffix
 
 
-class Destination:
-    """What the user said with ``--output``: a directory, one file, or ``-`` for standard output."""
-
-    def __init__(self, output: str, *, force: bool) -> None:
-        """Check `output`, so that what cannot work is told before anybody has sent anything."""
-        self._force = force
-        self._is_stdout = output == "-"
-        self._directory: Path | None = None
-        self._file: Path | None = None
-        self._file_taken = False
-        if self._is_stdout:
-            return
-        path = Path(output)
-        if output.endswith(("/", os.sep)):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise CommandError(
-                    ExitCode.WRITE, f"could not create directory {output!r}: {reason_of(error)}"
-                ) from error
-        if path.is_dir():
-            self._directory = path
-            parent = path
-        else:
-            # Through symbolic links: the user named the path, and means what is behind it.
-            self._file = path.resolve()
-            parent = self._file.parent
-        if not parent.is_dir():
-            raise CommandError(
-                ExitCode.WRITE, f"{output!r}: there is no directory {str(parent)!r}; create it"
-            )
-        if self._file is not None and _is_special(self._file):
-            return
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise CommandError(
-                ExitCode.WRITE, f"{str(parent)!r} is not writable; choose another --output"
-            )
-        if self._file is not None and not force and os.path.lexists(self._file):
-            raise CommandError(ExitCode.WRITE, f"{output!r} exists; give --force to overwrite it")
-
-    @property
-    def is_stdout(self) -> bool:
-        """Whether the contents go to standard output."""
-        return self._is_stdout
+class Destination(Protocol):
+    """What the user said with ``--output``."""
 
     def open(self, header: Header) -> tuple[Store, str]:
         """Open the place for a file, and return it with its name for the user.
 
         Raises NotWanted if there is something that must not be overwritten, and OSError.
         """
-        if self._is_stdout:
-            return _StdoutStore(), "standard output"
-        if self._directory is not None:
-            path = self._directory / safe_name(header.name)
-        else:
-            assert self._file is not None
-            if self._file_taken:
-                raise NotWanted("one file is taken only: --output is not a directory")
-            path = self._file
-        shown = printable(str(path))
-        if self._file is not None and _is_special(path):
-            self._file_taken = True
-            return _SpecialStore(path), shown
-        if path.is_dir() and not path.is_symlink():
-            raise NotWanted(f"{path.name!r} is a directory here")
-        if not self._force and os.path.lexists(path):
-            raise NotWanted(f"{path.name!r} exists already")
-        store = _FileStore(path, 0o666 if header.mode is None else header.mode, self._force)
-        self._file_taken = True
-        return store, shown
+        ...
+
+
+def destination(output: str, *, force: bool) -> Destination:
+    """Find what is meant by `output`: a directory, one file, or ``-`` for standard output.
+
+    What cannot work is told here, before anybody has sent anything.
+    """
+    if output == "-":
+        return _Stdout()
+    path = Path(output)
+    if output.endswith(("/", os.sep)):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(
+                ExitCode.WRITE, f"could not create directory {output!r}: {reason_of(error)}"
+            ) from error
+    if path.is_dir():
+        _check_directory(path)
+        return _Directory(path, force)
+    path = path.resolve()  # the user named a link, and means what is behind it
+    if _is_special(path):
+        return _Special(path)
+    _check_directory(path.parent)
+    if not force and os.path.lexists(path):
+        raise CommandError(ExitCode.WRITE, f"{output!r} exists; give --force to overwrite it")
+    return _SingleFile(path, force)
+
+
+def _check_directory(path: Path) -> None:
+    if not path.is_dir():
+        raise CommandError(ExitCode.WRITE, f"there is no directory {str(path)!r}; create it")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise CommandError(
+            ExitCode.WRITE, f"{str(path)!r} is not writable; choose another --output"
+        )
+
+
+class _Stdout:
+    def open(self, _header: Header) -> tuple[Store, str]:
+        return _StdoutStore(), "standard output"
+
+
+class _Special:
+    """A device or a named pipe: all files go into it, one after another, as to standard output."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def open(self, _header: Header) -> tuple[Store, str]:
+        return _SpecialStore(self._path), str(self._path)
+
+
+class _Directory:
+    def __init__(self, path: Path, force: bool) -> None:
+        self._path = path
+        self._force = force
+
+    def open(self, header: Header) -> tuple[Store, str]:
+        path = self._path / safe_name(header.name)
+        return _file_store(path, header, self._force), printable(str(path))
+
+
+class _SingleFile:
+    def __init__(self, path: Path, force: bool) -> None:
+        self._path = path
+        self._force = force
+        self._store: _FileStore | None = None
+
+    def open(self, header: Header) -> tuple[Store, str]:
+        if self._store is not None and self._store.is_committed:
+            raise NotWanted("one file is taken only: --output is not a directory")
+        self._store = _file_store(self._path, header, self._force)
+        return self._store, printable(str(self._path))
+
+
+def _file_store(path: Path, header: Header, force: bool) -> _FileStore:
+    if path.is_dir() and not path.is_symlink():
+        raise NotWanted(f"{path.name!r} is a directory here")
+    if not force and os.path.lexists(path):
+        raise NotWanted(f"{path.name!r} exists already")
+    return _FileStore(path, 0o666 if header.mode is None else header.mode, force)
 
 
 def _is_special(path: Path) -> bool:
@@ -180,6 +202,7 @@ class _FileStore:
         # The umask is applied by the system; set-user-id and the like are never taken over.
         self._descriptor = os.open(self._temporary, flags, mode & 0o777)
         self._open = True
+        self.is_committed = False
 
     def write(self, data: memoryview) -> None:
         _write_all(self._descriptor, data)
@@ -187,9 +210,10 @@ class _FileStore:
     def commit(self) -> None:
         self._close()  # a network file system tells here that the disk is full
         if self._force:
-            os.replace(self._temporary, self._path)
+            self._temporary.replace(self._path)
         else:
             _move_without_overwriting(self._temporary, self._path)
+        self.is_committed = True
 
     def discard(self) -> None:
         try:
@@ -206,15 +230,15 @@ class _FileStore:
 def _move_without_overwriting(source: Path, target: Path) -> None:
     try:
         # Unlike a rename, a link fails if there is something by now.
-        os.link(source, target)
+        target.hardlink_to(source)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        os.rename(source, target)
+        source.rename(target)
     else:
-        os.unlink(source)
+        source.unlink()
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -162,26 +162,32 @@ def _progress_bar() -> Progress:
         BarColumn,
         DownloadColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
     from rich.table import Column
 
+    console = Console(stderr=True)
+    # The other columns and the gaps; and room for the ^C that the terminal shows, which would go
+    # over to the next line at the end of a full one, and the bar could not be wiped off.
+    others = 16 + len(" 100% 100.0/100.0 MB 100.0 MB/s 0:00:00 ") + len("^C ")
     return Progress(
         # A file may be named like markup, so none is looked for.
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            table_column=Column(
+                max_width=max(8, console.width - others), no_wrap=True, overflow="ellipsis"
+            ),
         ),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=16),
+        TaskProgressColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
+        console=console,
         refresh_per_second=10,
         transient=True,
-        expand=True,
     )
