@@ -95,8 +95,8 @@ def explaining(address: str, *, lost: ExitCode) -> Iterator[None]:
     except tcpconn.MessageTooLarge as error:
         raise CommandError(
             ExitCode.TOO_LARGE,
-            f"{address}: a message of {error.size} bytes is over the limit of {error.limit} that both "
-            "sides allow; make it smaller, or raise --max-message-size on both sides",
+            f"{address}: a message of {error.size} bytes is over the {error.limit} that both sides "
+            "allow; make it smaller, or raise --max-message-size on both sides",
         ) from error
     except tcpconn.ResolveError as error:
         raise CommandError(ExitCode.RESOLVE, str(error)) from error

@@ -75,6 +75,8 @@ def destination(output: str, *, force: bool) -> Destination:
     What cannot work is told here, before anybody has sent anything.
     """
     if output == "-":
+        if sys.stdout is None:
+            raise CommandError(ExitCode.WRITE, "standard output is closed; give an --output PATH")
         return _Stdout()
     path = Path(output)
     if output.endswith(("/", os.sep)):

@@ -20,15 +20,15 @@ _BAR_INTERVAL = 0.1
 def note(text: str) -> None:
     """Print a line about what goes on, on standard error."""
     # In one piece with its newline, or two processes on one terminal get into each other's lines.
-    sys.stderr.write(f"tcpconn: {text}\n")
-    sys.stderr.flush()
+    if sys.stderr is not None:  # which it is where standard error was closed from the start
+        sys.stderr.write(f"tcpconn: {text}\n")
+        sys.stderr.flush()
 
 
 def emit(line: str) -> None:
     """Print a result on standard output, at once."""
     try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        print(f"{line}\n", end="", flush=True)
     except BrokenPipeError as error:
         # Whoever read our lines has had enough of them: `| head` is no mishap to tell about.
         raise CommandError(ExitCode.WRITE) from error
@@ -40,6 +40,8 @@ def emit(line: str) -> None:
 
 def detach_broken_stdout() -> None:
     """Keep the interpreter from complaining at its end that nobody reads standard output."""
+    if sys.stdout is None:  # it was closed from the start
+        return
     try:
         sys.stdout.flush()
     except OSError:
