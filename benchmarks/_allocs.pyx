@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=True
+# cython: language_level=3, embedsignature=True, freethreading_compatible=True
 """Counts what a process allocates through Python's allocators: raw, mem and obj.
 
     start()                      # from here on, everything that any thread allocates counts

@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: embedsignature=True, freethreading_compatible=True
 """One subject's loops: `limit`, what the machine allows (posix).
 
 The same messages and system calls as the plain Python baselines, in compiled loops that never take

@@ -78,12 +78,14 @@ def build(name: str) -> Path:
                 f"{name} could not be built, for which Cython, setuptools and a C compiler are "
                 f"needed: {lines[-1]}"
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
         # Complete before it has its name: another run may be building the same.
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        partial.write_bytes(made[0].read_bytes())
-        partial.chmod(0o755)
-        partial.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(made[0].read_bytes())
+            partial.replace(target)
+        except OSError as error:
+            raise NotCompiled(f"{name} has no place to be kept: {error}") from error
     return target
 
 

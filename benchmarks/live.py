@@ -60,7 +60,7 @@ def _table(progress: Progress, caption: str, width: int) -> Table:
         pad_edge=False,
     )
     # A narrow terminal does without what follows from the time.
-    shown = [name for name in _COLUMNS if width >= WIDE or name not in ("op/s", "MB/s")]
+    shown = [name for name in _COLUMNS if width >= WIDE or name not in ("op/s", "MB/s", "p50")]
     for name in shown:
         table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
     for rounds in progress.rounds:

@@ -1,0 +1,277 @@
+"""The benchmark harness's own logic: ratios, figures, counting, and one tiny run.
+
+What it says of speed is not tested here; that its arithmetic and its counters are right is.
+"""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("the benchmarks are not here", allow_module_level=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _harness_is_importable():
+    """The repository at the end of the path: `benchmarks` is found, an installed tcpconn wins."""
+    sys.path.append(str(ROOT))
+    yield
+    sys.path.remove(str(ROOT))
+
+
+def _rounds(subject, *ns_per_op):
+    from benchmarks.report import Rounds
+    from benchmarks.timing import Histogram
+
+    return Rounds(subject, list(ns_per_op), Histogram.of(ns_per_op))
+
+
+class TestRatios:
+    def test_are_taken_round_by_round(self):
+        from benchmarks.report import pair_ratio
+
+        # The machine was twice as slow in the second round: no pair shows it.
+        ratio = pair_ratio(
+            "small", _rounds("tcpconn", 50, 100, 60), _rounds("raw_tcp", 100, 200, 100)
+        )
+        assert (ratio.median, ratio.min, ratio.max) == (0.5, 0.5, 0.6)
+
+    def test_each_of_ours_against_each_other(self):
+        from benchmarks.report import ratios_of
+
+        measured = [_rounds(name, 10) for name in ("tcpconn", "tcpconn_busy_poll", "raw_tcp")]
+        assert [(row.subject, row.versus) for row in ratios_of("small", measured)] == [
+            ("tcpconn", "tcpconn_busy_poll"),
+            ("tcpconn", "raw_tcp"),
+            ("tcpconn_busy_poll", "tcpconn"),
+            ("tcpconn_busy_poll", "raw_tcp"),
+        ]
+
+    def test_need_a_pair_for_each_round(self):
+        from benchmarks.report import pair_ratio
+
+        with pytest.raises(ValueError, match="shorter"):
+            pair_ratio("small", _rounds("tcpconn", 1, 2), _rounds("raw_tcp", 1))
+
+
+class TestReport:
+    def test_has_the_documented_form(self):
+        from benchmarks.report import Report
+        from benchmarks.workloads import WORKLOADS
+
+        report = Report({"python": "3"})
+        report.add(
+            WORKLOADS["send_only"], [_rounds("tcpconn", 500, 510), _rounds("raw_tcp", 1000, 1020)]
+        )
+        data = json.loads(report.as_json())
+        assert list(data)[:3] == ["environment", "results", "ratios"]
+        row = data["results"][0]
+        assert set(row) == {
+            *("workload", "subject", "size", "ns_per_op", "ops_per_s", "mb_per_s"),
+            *("p50_ns", "p99_ns", "bytes_per_op", "allocs_per_op"),
+        }
+        assert row["ns_per_op"] == 505
+        assert row["size"] == 1024
+        assert row["ops_per_s"] == pytest.approx(1e9 / 505)
+        assert row["mb_per_s"] == pytest.approx(1024 / 505 * 1000)
+        assert row["bytes_per_op"] is None
+        assert data["ratios"] == [
+            {
+                "workload": "send_only",
+                "subject": "tcpconn",
+                "versus": "raw_tcp",
+                "median": 0.5,
+                "min": 0.5,
+                "max": 0.5,
+            }
+        ]
+
+    def test_comes_back_from_json(self):
+        from benchmarks.report import Report
+        from benchmarks.workloads import WORKLOADS
+
+        report = Report({"python": "3"})
+        report.add(WORKLOADS["small"], [_rounds("tcpconn", 70e3), _rounds("limit", 5e3)])
+        text = report.as_json()
+        assert Report.from_json(text).as_json() == text
+
+
+class TestHistogram:
+    def test_percentiles_are_within_half_a_percent(self):
+        from benchmarks.timing import Histogram
+
+        histogram = Histogram.of(range(1000, 2000))
+        assert histogram.percentile(0.5) == pytest.approx(1500, rel=0.006)
+        assert histogram.percentile(0.99) == pytest.approx(1990, rel=0.006)
+
+    def test_of_nothing_has_none(self):
+        from benchmarks.timing import Histogram
+
+        assert Histogram().percentile(0.5) is None
+
+    def test_adds_up_over_the_pipe(self):
+        from benchmarks.timing import Histogram
+
+        histogram = Histogram.of([100, 200])
+        histogram.add(Histogram.from_json(json.loads(json.dumps(Histogram.of([300]).as_json()))))
+        assert histogram.bins.total() == 3
+        assert math.fsum(share for _, share in histogram.density()) == pytest.approx(1)
+
+
+class TestTicks:
+    @pytest.mark.parametrize(
+        ("count", "per_stamp", "stamps"), [(5, 1, 5), (128, 64, 2), (64, 64, 1), (3, 4, 1)]
+    )
+    def test_a_stamp_for_each_block(self, count, per_stamp, stamps):
+        from benchmarks.timing import clock_ticks
+
+        taken = []
+        assert sum(1 for _ in clock_ticks(count, per_stamp, taken)) == count
+        assert len(taken) == stamps
+        assert taken == sorted(taken)
+
+    def test_a_run_is_timed_from_the_first_tick_to_the_end_of_finish(self):
+        from benchmarks.subjects.base import Client
+        from benchmarks.timing import timed_run
+
+        class Counting(Client):
+            per_stamp = 8
+            began = ran = finished = 0
+
+            def begin(self, count):
+                self.began = count
+
+            def run(self, ticks):
+                self.ran = sum(1 for _ in ticks)
+
+            def finish(self):
+                self.finished += 1
+
+        client = Counting()
+        run = timed_run(client, 32)
+        assert (client.began, client.ran, client.finished) == (32, 32, 1)
+        assert run.operations == 32
+        assert run.elapsed_ns > 0
+        assert run.latencies.bins.total() == 4
+
+
+@pytest.fixture(scope="module")
+def counter():
+    """The compiled allocation counter."""
+    from benchmarks import compiled
+
+    if reason := compiled.why_not("_allocs"):
+        pytest.skip(reason)
+    return compiled.load("_allocs")
+
+
+class TestAllocationCounter:
+    def test_counts_one_small_object(self, counter):
+        counter.start()
+        kept = bytes(100)
+        counted = counter.stop()
+        assert counted == (1, sys.getsizeof(kept))
+
+    def test_counts_a_large_object_once(self, counter):
+        # Its memory goes through two of the domains.
+        counter.start()
+        kept = bytes(100_000)
+        counted = counter.stop()
+        assert counted == (1, sys.getsizeof(kept))
+
+    def test_counts_nothing_where_nothing_is_allocated(self, counter):
+        counter.start()
+        counted = counter.stop()
+        assert counted == (0, 0)
+
+    def test_counts_growth_and_not_shrinking(self, counter):
+        kept = bytearray()
+        counter.start()
+        kept.extend(b"x" * 0)
+        before = counter.stop()
+        counter.start()
+        kept += bytes(1000)
+        grown = counter.stop()
+        counter.start()
+        del kept[10:]
+        shrunk = counter.stop()
+        assert before == (0, 0)
+        assert grown[0] == 2  # the operand, and the memory
+        assert grown[1] >= 2000
+        assert shrunk[0] <= 1  # the slice
+
+    def test_is_started_once(self, counter):
+        counter.start()
+        try:
+            with pytest.raises(RuntimeError):
+                counter.start()
+        finally:
+            counter.stop()
+        with pytest.raises(RuntimeError):
+            counter.stop()
+
+
+class TestRegistry:
+    def test_has_the_documented_subjects(self):
+        from benchmarks.subjects import all_subjects
+
+        always = ["tcpconn", "tcpconn_busy_poll", "raw_tcp", "raw_tcp_batched", "limit"]
+        found = [name for name, each in all_subjects().items() if each.chosen.value == "always"]
+        assert found == always
+        assert [name for name, each in all_subjects().items() if each.ours] == [
+            "tcpconn",
+            "tcpconn_busy_poll",
+            "tcpconn_stdlib",
+        ]
+
+    def test_has_the_documented_workloads(self):
+        from benchmarks.workloads import WORKLOADS
+
+        assert {name: workload.size for name, workload in WORKLOADS.items()} == {
+            "small": 100,
+            "large": 1048576,
+            "chunking": 204800,
+            "pool_reuse": 1024,
+            "pool_fresh": 1024,
+            "send_only": 1024,
+            "receive_only": 1024,
+        }
+
+
+def _harness(*arguments, timeout=50):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rich") is None, reason="the extra is not installed")
+class TestCommand:
+    def test_a_tiny_run_writes_its_reports(self, tmp_path):
+        json_file, markdown_file = tmp_path / "report.json", tmp_path / "report.md"
+        done = _harness(
+            *("--quick", "--only", "small", "--only", "receive_only", "--subjects", "raw_tcp"),
+            *("--rounds", "2", "--round-seconds", "0.02"),
+            *("--json", str(json_file), "--markdown", str(markdown_file)),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        data = json.loads(json_file.read_text())
+        assert [row["workload"] for row in data["results"]] == ["small", "receive_only"]
+        assert all(0 < row["ns_per_op"] < 1e8 for row in data["results"])
+        assert data["ratios"] == []
+        assert "raw_tcp" in markdown_file.read_text()
+
+    def test_says_who_is_not_known(self):
+        done = _harness("--subjects", "carrier_pigeon")
+        assert done.returncode == 2
+        assert "no subject 'carrier_pigeon'" in done.stderr
