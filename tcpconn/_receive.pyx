@@ -636,6 +636,7 @@ cdef void push_message(State* s, Conn* conn, Message* message) noexcept nogil:
     s.unread_bytes += message.length
     if message.cost > conn.largest:
         conn.largest = message.cost
+    conn.last_size = message.length
     conn_event(s, conn, EVENT_MESSAGE)
 
 
@@ -674,10 +675,14 @@ cdef void end_direct(State* s) noexcept nogil:
         s.posted = message
 
 
-cdef Message* take_message(State* s, Conn* conn) noexcept nogil:
-    """The oldest unread message, whose memory is the caller's until `message_free`. NULL: there is none."""
+cdef Message* take_message(State* s, Conn* conn, bint posted, uint64_t most) noexcept nogil:
+    """The oldest unread message, whose memory is the caller's until `message_free`.
+
+    NULL when there is none, when it has more than `most` bytes, or when it lies in somebody's own buffer and
+    the caller does not say that it is this one (`posted`).
+    """
     cdef Message* message = conn.unread_first
-    if message is NULL or message.kind == MESSAGE_POSTED and s.posted_by is not conn:
+    if message is NULL or message.length > most or (message.kind == MESSAGE_POSTED and not posted):
         return NULL
     conn.unread_first = message.next
     if conn.unread_first is NULL:

@@ -317,6 +317,7 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
         outgoing_free(s, message)
     conn.outgoing_last = NULL
     conn.outgoing_cost = 0
+    conn.outgoing_count = 0
 
 
 # The end of a session

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from tcpconn._sendqueue cimport Span
 from tcpconn._state cimport Conn, Outgoing, Part, State
+from tcpconn._sync cimport Span
 
 cdef enum Room:                 # what may be done with a message of a given size now
     ROOM_DIRECT                 # put it into the send queue

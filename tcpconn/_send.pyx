@@ -198,6 +198,7 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
         conn.outgoing_last.next = message
     conn.outgoing_last = message
     conn.outgoing_cost += message_cost(message.total, s.theirs.max_frame_size)
+    conn.outgoing_count += 1
     s.outgoing_bytes += message.total
     conn.messages_sent += 1
     conn.bytes_sent += message.total
@@ -309,6 +310,7 @@ cdef uint64_t cut(State* s, Conn* conn) noexcept nogil:
     if last:
         conn.outgoing_cost -= message_cost(message.total, s.theirs.max_frame_size) - message.total
         s.reserved -= message.reserved
+        conn.outgoing_count -= 1
         conn.outgoing_first = message.next
         if conn.outgoing_first is NULL:
             conn.outgoing_last = NULL

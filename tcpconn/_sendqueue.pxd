@@ -3,14 +3,10 @@
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 
 from tcpconn._buffer cimport Block, Pool, Slab
+from tcpconn._sync cimport Span
 
 cdef enum:
     SEND_BLOCK = 65536          # bytes of small frames that lie together: one write's worth
-
-
-cdef struct Span:               # bytes to write, in the order of an iovec
-    const uint8_t* data
-    size_t length
 
 
 cdef struct Held:               # keeps referenced payload alive until it is acknowledged

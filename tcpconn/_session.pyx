@@ -55,14 +55,13 @@ from tcpconn._send cimport (
 )
 from tcpconn._sendqueue cimport (
     Held,
-    Span,
     held_new,
     held_payload,
     queue_destroy,
     queue_init,
 )
 from tcpconn._state cimport *
-from tcpconn._sync cimport tc_mutex_destroy, tc_mutex_init, tc_mutex_lock, tc_mutex_unlock
+from tcpconn._sync cimport Span, tc_mutex_destroy, tc_mutex_init, tc_mutex_lock, tc_mutex_unlock
 from tcpconn._table cimport Node, Table, table_destroy, table_init, table_next
 from tcpconn._wire cimport *
 
@@ -423,7 +422,7 @@ cdef class Session:
         cdef Message* message
         tc_mutex_lock(&s.lock)
         try:
-            message = take_message(s, self.find(id))
+            message = take_message(s, self.find(id), False, size_ceiling())
             if message is NULL:
                 return None
             data = PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)

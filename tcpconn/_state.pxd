@@ -98,6 +98,7 @@ cdef struct Conn:               # the session's record of a connection
     Outgoing* outgoing_first
     Outgoing* outgoing_last
     uint64_t outgoing_cost      # of what is not cut yet
+    uint32_t outgoing_count
     Turn turn
     # receiving
     uint64_t receive_limit
@@ -105,7 +106,8 @@ cdef struct Conn:               # the session's record of a connection
     uint64_t released           # cost of what was read or dropped
     uint64_t window             # how far the limit goes beyond it
     uint64_t granted_at
-    uint64_t largest
+    uint64_t largest            # cost of a message
+    uint64_t last_size          # of the message that came last
     uint64_t assembly_cost      # of the message under assembly, so far
     Message* unread_first
     Message* unread_last

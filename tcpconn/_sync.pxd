@@ -1,6 +1,11 @@
-"""The platform's mutex, atomic counters and monotonic clock (nanoseconds), from _sync.h."""
+"""The platform's mutex, atomic counters and monotonic clock (nanoseconds), from _sync.h; spans of memory."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
+
+
+cdef struct Span:               # memory to read into or write from; laid out like POSIX's iovec
+    const uint8_t* data
+    size_t length
 
 
 cdef extern from "_sync.h" nogil:

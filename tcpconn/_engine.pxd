@@ -1,0 +1,148 @@
+"""The engine: one session driven over one link by whoever waits on it."""
+
+from cpython.pythread cimport PyThread_type_lock
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from tcpconn._link cimport Link
+from tcpconn._session cimport Session
+from tcpconn._state cimport Conn, Message, State
+
+cdef enum:
+    PARKERS = 64                # thread locks kept for waiters to come
+
+cdef enum Wanted:               # what a waiter waits for
+    WANT_MESSAGE                # an unread message, or the end of the peer's direction
+    WANT_ROOM                   # room to send `amount` bytes
+    WANT_CUT                    # `amount` messages of the connection in the send queue
+    WANT_ACK                    # sequence numbers below `amount` acknowledged
+    WANT_CONNECTION             # one that waits to be accepted
+    WANT_OPEN                   # the end of the handshake
+    WANT_DONE                   # nothing open and nothing unacknowledged
+    WANT_PONG                   # the answer to the ping with token `amount`
+
+cdef enum Waited:
+    WAITED_READY
+    WAITED_TIMEOUT
+    WAITED_SIGNAL
+
+cdef enum Reader:               # who has the role
+    NOBODY
+    USER                        # a thread that waits
+    KEEPER
+
+cdef enum Due:                  # to be done as soon as the lock is released
+    DUE_WAKE_READER = 1
+    DUE_LOOK = 2                # the keeper should visit
+    DUE_FLUSH = 4
+    DUE_SHUT = 8
+    DUE_ACCEPT = 16
+
+cdef enum:
+    VISIT_NEVER = 0
+    VISIT_DROP = 1
+
+
+cdef struct Waiter:             # lives on its thread's stack
+    Waiter* next                # in the engine's list
+    Waiter* before
+    Waiter* conn_next           # in its connection's, for WANT_MESSAGE
+    Waiter* conn_before
+    Conn* conn
+    int wanted
+    uint64_t amount
+    PyThread_type_lock parker
+    bint parked
+    bint woken
+    bint reader                 # it has the role
+
+
+cdef class Engine               # below
+
+
+cdef class Service:             # what the engine needs of the process's threads
+    cdef void look(self, Engine engine) noexcept nogil
+    cdef void flush(self, Engine engine) noexcept nogil
+
+
+cdef class Acceptor:            # who accepts from many engines
+    cdef void notify(self, Engine engine) noexcept nogil
+
+
+cdef class Engine:
+    cdef readonly Session session
+    cdef readonly Link link
+    cdef Service service
+    cdef readonly Acceptor acceptor
+    cdef public object on_end   # called once, with the GIL, when the link is closed
+    cdef public object last_address
+    cdef State* s
+    cdef int generation         # of the process: another one after a fork
+    # Guarded by the session's lock:
+    cdef int reading            # Reader
+    cdef bint writing
+    cdef bint blocked           # the kernel took less than it was given
+    cdef bint broken            # it takes nothing more: what is left is to read what it gave
+    cdef bint down              # the link is shut
+    cdef bint released          # and its descriptor closed
+    cdef bint closed_here
+    cdef bint drained           # the last read took all there was
+    cdef bint reader_waits      # the USER reader is in link.wait
+    cdef bint owned             # the keeper reads when nobody waits
+    cdef bint replied           # a message was taken since the last write
+    cdef int outside            # threads that do something due
+    cdef int due                # Due
+    cdef Waiter* first          # all waiters
+    cdef Waiter* last
+    cdef uint32_t others        # those that want something else than a message
+    cdef PyThread_type_lock[PARKERS] parkers
+    cdef uint32_t parker_count
+    cdef uint64_t wrote_at
+    cdef uint64_t left_at       # when the last USER reader left
+    cdef uint64_t began_at
+    cdef uint64_t used_at       # a connection was opened or closed
+    cdef uint64_t handshake_ns
+    cdef uint64_t idle_ns       # 0: never closed for being idle
+    cdef uint64_t busy_poll_ns
+    # The keeper's own:
+    cdef int want               # Ready, as of the last visit
+    cdef int armed
+    cdef void* look_next        # the service's list, and whether it is in it
+    cdef bint look_listed
+    cdef void* flush_next       # the flusher's
+    cdef bint flush_listed
+    cdef uint64_t visit_at
+    cdef bint kept              # it has a place in the keeper's array
+    cdef size_t place
+    cdef bint dropping
+    cdef void* drop_next
+    # The acceptor's own:
+    cdef void* accept_next
+    cdef bint accept_listed
+
+    cdef void lock(self) noexcept nogil
+    cdef void unlock(self) noexcept nogil
+    cdef bint sent(self) noexcept nogil
+    cdef void pump(self, int rounds) noexcept nogil
+    cdef void begin_wait(self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount) noexcept nogil
+    cdef void end_wait(self, Waiter* waiter) noexcept nogil
+    cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil
+    cdef bint satisfied(self, const Waiter* waiter) noexcept nogil
+    cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil
+    cdef int read_pass(self, uint64_t deadline) noexcept nogil
+    cdef int read_once(self) noexcept nogil
+    cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil
+    cdef void dispatch(self) noexcept nogil
+    cdef void wake(self, Waiter* waiter) noexcept nogil
+    cdef void wake_receivers(self, Conn* conn) noexcept nogil
+    cdef void wake_others(self) noexcept nogil
+    cdef void take_role(self, Waiter* waiter) noexcept nogil
+    cdef void pass_role(self) noexcept nogil
+    cdef void take_down(self) noexcept nogil
+    cdef void close_here(self) noexcept nogil
+    cdef uint64_t visit(self, int events, uint64_t now) noexcept nogil
+    cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout)
+    cdef object ended_error(self)
+
+
+cdef int64_t as_timeout(object seconds) except? -2
+cdef int current_generation() noexcept nogil

@@ -1,0 +1,387 @@
+"""The keeper and the flusher: one thread each per process and kind of link, for as long as there are links.
+
+The keeper waits for all links that nobody reads, and visits each engine when something came, when asked to (`look`)
+and when a time is over. The flusher writes for senders that send faster than the link is written to. Both hold the
+GIL only to let go of a link that has ended.
+"""
+
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint64_t
+
+from tcpconn._engine cimport VISIT_DROP, VISIT_NEVER, Engine, Service
+from tcpconn._link cimport Poller, StdlibPoller
+from tcpconn._sync cimport (
+    tc_mutex_destroy,
+    tc_mutex_init,
+    tc_mutex_lock,
+    tc_mutex_unlock,
+    tc_now,
+)
+
+import os
+import threading
+
+from tcpconn._link import StdlibLink
+
+
+cdef extern from "pythread.h" nogil:
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    void PyThread_release_lock(PyThread_type_lock lock)
+
+
+cdef enum:
+    EVENTS = 64
+    FLUSH_ROUNDS = 1024         # batches written for one link before the next one's turn
+
+cdef uint64_t FAR = <uint64_t> 1 << 62
+
+
+cdef class Keeper(Service):
+    """Serves engines of one kind of link. Ends when it has none left; a new one is made then."""
+
+    def __cinit__(self, Poller poller):
+        tc_mutex_init(&self.mutex)
+        self.poller = poller
+        self.flusher_parker = PyThread_allocate_lock()
+        PyThread_acquire_lock(self.flusher_parker, 0)
+        self.next_at = FAR
+        self.threads = []
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.engines)
+        PyThread_free_lock(self.flusher_parker)
+        tc_mutex_destroy(&self.mutex)
+
+    def register(self, Engine engine):
+        """Takes an engine into its care. False when it is about to end: then ask another."""
+        cdef bint stopping
+        tc_mutex_lock(&self.mutex)
+        stopping = self.stopping
+        if not stopping:
+            self.registered += 1
+        tc_mutex_unlock(&self.mutex)
+        if stopping:
+            return False
+        try:
+            self.poller.register(engine.link, <void*> engine)
+        except BaseException:
+            tc_mutex_lock(&self.mutex)
+            self.registered -= 1
+            tc_mutex_unlock(&self.mutex)
+            self.poller.wake()
+            raise
+        Py_INCREF(engine)       # given back when the link has ended
+        if not self.threads:
+            self.threads = [
+                threading.Thread(target=self.keep, name="tcpconn-keeper", daemon=True),
+                threading.Thread(target=self.write, name="tcpconn-flusher", daemon=True),
+            ]
+            for thread in self.threads:
+                thread.start()
+        self.look(engine)
+        return True
+
+    cdef void look(self, Engine engine) noexcept nogil:
+        tc_mutex_lock(&self.mutex)
+        if not engine.look_listed:
+            engine.look_listed = True
+            engine.look_next = self.look_first
+            self.look_first = <void*> engine
+        tc_mutex_unlock(&self.mutex)
+        self.poller.wake()
+
+    cdef void flush(self, Engine engine) noexcept nogil:
+        cdef bint wake
+        tc_mutex_lock(&self.mutex)
+        if not engine.flush_listed:
+            engine.flush_listed = True
+            engine.flush_next = NULL
+            if self.flush_last is NULL:
+                self.flush_first = <void*> engine
+            else:
+                (<Engine> self.flush_last).flush_next = <void*> engine
+            self.flush_last = <void*> engine
+        wake = self.flusher_sleeps
+        self.flusher_sleeps = False
+        tc_mutex_unlock(&self.mutex)
+        if wake:
+            PyThread_release_lock(self.flusher_parker)
+
+    # The keeper's thread
+
+    def keep(self):
+        """Runs until there is nothing left to keep."""
+        cdef bint last = False
+        while not last:
+            with nogil:
+                self.loop()
+            last = self.let_go()
+
+    cdef void loop(self) noexcept nogil:
+        """Keeps links until one is to be let go."""
+        cdef void* keys[EVENTS]
+        cdef int events[EVENTS]
+        cdef int found, index
+        cdef uint64_t now
+        cdef int64_t timeout
+        while self.dropped_first is NULL:
+            timeout = -1
+            if self.next_at < FAR:
+                now = tc_now()
+                timeout = <int64_t> (self.next_at - now) if self.next_at > now else 0
+            found = self.poller.wait(keys, events, EVENTS, timeout)
+            now = tc_now()
+            for index in range(found):
+                (<Engine> keys[index]).armed = 0
+                self.visit(keys[index], events[index], now)
+            self.take_looks(now)
+            if now >= self.next_at:
+                self.visit_due(now)
+            tc_mutex_lock(&self.mutex)
+            if self.registered == 0:
+                self.stopping = True
+            tc_mutex_unlock(&self.mutex)
+            if self.stopping:
+                return
+
+    cdef void take_looks(self, uint64_t now) noexcept nogil:
+        cdef void* key
+        cdef void* following
+        cdef void** larger
+        tc_mutex_lock(&self.mutex)
+        key = self.look_first
+        self.look_first = NULL
+        tc_mutex_unlock(&self.mutex)
+        while key is not NULL:
+            following = (<Engine> key).look_next
+            # From here on a look is a new one: what happens now may come too late for this visit.
+            tc_mutex_lock(&self.mutex)
+            (<Engine> key).look_listed = False
+            tc_mutex_unlock(&self.mutex)
+            if not (<Engine> key).kept:
+                if self.count == self.capacity:
+                    larger = <void**> PyMem_RawRealloc(
+                        self.engines, (2 * self.capacity + 16) * sizeof(void*)
+                    )
+                    if larger is not NULL:
+                        self.engines = larger
+                        self.capacity = 2 * self.capacity + 16
+                if self.count < self.capacity:
+                    (<Engine> key).kept = True
+                    (<Engine> key).place = self.count
+                    self.engines[self.count] = key
+                    self.count += 1
+            self.visit(key, 0, now)
+            key = following
+
+    cdef void visit(self, void* key, int events, uint64_t now) noexcept nogil:
+        cdef uint64_t at
+        cdef int want
+        if (<Engine> key).dropping:
+            return
+        at = (<Engine> key).visit(events, now)
+        if at == VISIT_DROP:
+            if self.forget(key):
+                return
+            at = now + 1000000      # the flusher is at it: soon
+        (<Engine> key).visit_at = at if at != VISIT_NEVER else FAR
+        if (<Engine> key).visit_at < self.next_at:
+            self.next_at = (<Engine> key).visit_at
+        want = (<Engine> key).want
+        if want & ~(<Engine> key).armed:
+            (<Engine> key).armed = want
+            self.poller.watch((<Engine> key).link, key, want)
+
+    cdef void visit_due(self, uint64_t now) noexcept nogil:
+        cdef size_t index = 0
+        cdef void* key
+        self.next_at = FAR
+        while index < self.count:
+            key = self.engines[index]
+            if (<Engine> key).visit_at <= now:
+                self.visit(key, 0, now)
+            elif (<Engine> key).visit_at < self.next_at:
+                self.next_at = (<Engine> key).visit_at
+            # `forget` puts another engine into this place.
+            if index < self.count and self.engines[index] is key:
+                index += 1
+
+    cdef bint forget(self, void* key) noexcept nogil:
+        """Takes an engine whose link is done with out of all lists. False: the flusher has it right now."""
+        cdef void* at
+        cdef void* before = NULL
+        cdef bint busy
+        tc_mutex_lock(&self.mutex)
+        busy = self.flushing is key
+        if not busy and (<Engine> key).flush_listed:
+            at = self.flush_first
+            while at is not key:
+                before = at
+                at = (<Engine> at).flush_next
+            if before is NULL:
+                self.flush_first = (<Engine> key).flush_next
+            else:
+                (<Engine> before).flush_next = (<Engine> key).flush_next
+            if self.flush_last is key:
+                self.flush_last = before
+            (<Engine> key).flush_listed = False
+        if not busy and (<Engine> key).look_listed:
+            before = NULL
+            at = self.look_first
+            while at is not NULL and at is not key:
+                before = at
+                at = (<Engine> at).look_next
+            if at is not NULL:
+                if before is NULL:
+                    self.look_first = (<Engine> key).look_next
+                else:
+                    (<Engine> before).look_next = (<Engine> key).look_next
+            (<Engine> key).look_listed = False
+        tc_mutex_unlock(&self.mutex)
+        if busy:
+            return False
+        if (<Engine> key).kept:
+            self.count -= 1
+            at = self.engines[self.count]
+            self.engines[(<Engine> key).place] = at
+            (<Engine> at).place = (<Engine> key).place
+        (<Engine> key).dropping = True
+        (<Engine> key).drop_next = self.dropped_first
+        self.dropped_first = key
+        return True
+
+    cdef bint let_go(self):
+        """With the GIL: ends what `forget` has put aside. True when there is nothing left to keep."""
+        cdef void* key = self.dropped_first
+        cdef void* following
+        cdef bint stopping
+        ended = []
+        self.dropped_first = NULL
+        while key is not NULL:
+            following = (<Engine> key).drop_next
+            engine = <Engine> key
+            self.poller.unregister((<Engine> engine).link)
+            ended.append(engine)
+            Py_DECREF(engine)
+            key = following
+        tc_mutex_lock(&self.mutex)
+        self.registered -= <size_t> len(ended)
+        if self.registered == 0:
+            self.stopping = True
+        stopping = self.stopping
+        tc_mutex_unlock(&self.mutex)
+        if stopping:
+            PyThread_release_lock(self.flusher_parker)
+            self.threads[1].join()
+            self.poller.release()
+        for engine in ended:
+            try:
+                engine.finished()
+            except Exception:
+                _log_failure()
+        return stopping
+
+    # The flusher's thread
+
+    def write(self):
+        """Runs until the keeper ends."""
+        with nogil:
+            self.flush_loop()
+
+    cdef void flush_loop(self) noexcept nogil:
+        cdef void* key
+        while True:
+            tc_mutex_lock(&self.mutex)
+            key = self.flush_first
+            self.flushing = key
+            if key is not NULL:
+                self.flush_first = (<Engine> key).flush_next
+                if self.flush_first is NULL:
+                    self.flush_last = NULL
+                (<Engine> key).flush_listed = False
+            else:
+                self.flusher_sleeps = True
+            tc_mutex_unlock(&self.mutex)
+            if key is NULL:
+                if self.stopping:
+                    return
+                PyThread_acquire_lock(self.flusher_parker, 1)
+                continue
+            (<Engine> key).lock()
+            (<Engine> key).pump(FLUSH_ROUNDS)
+            (<Engine> key).unlock()
+            tc_mutex_lock(&self.mutex)
+            self.flushing = NULL
+            tc_mutex_unlock(&self.mutex)
+
+
+def _log_failure():
+    import logging
+    logging.getLogger("tcpconn").exception("an error while a link was closed")
+
+
+_native = None
+_stdlib = None
+_starting = threading.Lock()
+
+try:
+    from tcpconn._link_linux import EpollPoller, NativeLink
+except ImportError:
+    EpollPoller = NativeLink = None
+
+
+def make_link(sock, kind):
+    """The link class for `kind` ("auto", "native", "stdlib") around a connected socket.
+
+    Raises `ValueError` for "native" where there is none.
+    """
+    if kind == "stdlib" or (kind == "auto" and NativeLink is None):
+        return StdlibLink(sock)
+    if NativeLink is None:
+        raise ValueError("link='native' exists on Linux only; use 'stdlib' or 'auto'")
+    return NativeLink(sock)
+
+
+def keeper_for(link):
+    """The keeper that looks after links of this kind; a new one if the last has ended."""
+    global _native, _stdlib
+    if isinstance(link, StdlibLink):
+        if _stdlib is None or (<Keeper> _stdlib).stopping:
+            _stdlib = Keeper(StdlibPoller())
+        return _stdlib
+    if _native is None or (<Keeper> _native).stopping:
+        _native = Keeper(EpollPoller())
+    return _native
+
+
+def make_engine(session, link, acceptor=None):
+    """An engine in the care of a keeper."""
+    while True:
+        with _starting:
+            keeper = keeper_for(link)
+            engine = Engine(session, link, keeper, acceptor)
+            if keeper.register(engine):
+                return engine
+
+
+def join_ended_keepers(timeout):
+    """Waits until keepers that are about to end have ended (seconds)."""
+    for keeper in (_native, _stdlib):
+        if keeper is not None and (<Keeper> keeper).stopping:
+            for thread in keeper.threads:
+                if thread is not threading.current_thread():
+                    thread.join(timeout)
+
+
+def _forget_keepers():
+    # Their threads do not exist in a forked child.
+    global _native, _stdlib, _starting
+    _native = _stdlib = None
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_keepers)

@@ -1,0 +1,54 @@
+"""What the engine asks of a socket, and of a thing that waits for many of them."""
+
+from libc.stdint cimport int64_t
+
+from tcpconn._sync cimport Span
+
+cdef enum Ready:
+    READY_READ = 1
+    READY_WRITE = 2
+    READY_WOKEN = 4             # somebody called wake
+
+cdef enum Outcome:              # of read, write and wait, when it is not a number of bytes or a Ready
+    OUTCOME_AGAIN = -1          # nothing there, or no room
+    OUTCOME_FAILED = -2         # the link is broken: `error` says how
+    OUTCOME_INTERRUPTED = -3    # a signal came; with the GIL, call `raise_pending`
+
+
+cdef class Link:
+    cdef public object socket   # the Python socket that owns the descriptor
+    cdef int error              # errno of OUTCOME_FAILED
+
+    cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil
+    cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil
+    cdef int wait(self, int events, int64_t timeout) noexcept nogil
+    cdef void wake(self) noexcept nogil
+    cdef void shut(self) noexcept nogil
+    cdef int raise_pending(self) except -1
+    cdef void release(self) noexcept
+
+
+cdef class StdlibLink(Link):
+    cdef object waker
+    cdef object woken
+    cdef object pending
+    cdef object sendmsg
+    cdef object poll
+
+    cdef int failed(self, object error) noexcept
+    cdef int wait_with_gil(self, int events, int64_t timeout) except? 0
+
+
+cdef class Poller:
+    cdef int register(self, Link link, void* key) except -1
+    cdef void watch(self, Link link, void* key, int events) noexcept nogil
+    cdef void unregister(self, Link link) noexcept
+    cdef int wait(self, void** keys, int* events, int most, int64_t timeout) noexcept nogil
+    cdef void wake(self) noexcept nogil
+    cdef void release(self) noexcept
+
+
+cdef class StdlibPoller(Poller):
+    cdef object selector
+    cdef object waker
+    cdef object woken

@@ -1,0 +1,243 @@
+"""The link on plain system calls: recvmsg, sendmsg, ppoll, epoll and eventfd. No call needs the GIL."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+from posix.time cimport timespec
+from posix.unistd cimport close, read, write
+
+from tcpconn._link cimport (
+    OUTCOME_AGAIN,
+    OUTCOME_FAILED,
+    OUTCOME_INTERRUPTED,
+    READY_READ,
+    READY_WOKEN,
+    READY_WRITE,
+)
+from tcpconn._sync cimport Span
+
+import os
+
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <poll.h>
+    #include <sys/epoll.h>
+    #include <sys/eventfd.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    """
+    struct iovec:
+        pass
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t recvmsg(int descriptor, msghdr* message, int flags) nogil
+    ssize_t sendmsg(int descriptor, const msghdr* message, int flags) nogil
+    ssize_t recv(int descriptor, void* data, size_t length, int flags) nogil
+    int shutdown(int descriptor, int how) nogil
+    int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
+
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int ppoll(pollfd* descriptors, unsigned long count, const timespec* timeout, const void* mask) nogil
+    int POLLIN, POLLOUT
+
+    ctypedef union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) nogil
+    int epoll_wait(int epoll, epoll_event* events, int most, int timeout) nogil
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLONESHOT, EPOLLERR, EPOLLHUP
+
+    int eventfd(unsigned int value, int flags) nogil
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef enum:
+    EVENTS_MOST = 64            # links reported by one wait
+
+
+cdef void signal_eventfd(int descriptor) noexcept nogil:
+    cdef uint64_t one = 1
+    if write(descriptor, &one, sizeof(one)) < 0:
+        pass                    # the counter is full: a wake is on its way already
+
+
+cdef void clear_eventfd(int descriptor) noexcept nogil:
+    cdef uint64_t count
+    if read(descriptor, &count, sizeof(count)) < 0:
+        pass                    # somebody else took it
+
+
+cdef class NativeLink(Link):
+    """A link that owns a Python socket and works on its descriptor."""
+
+    def __cinit__(self, sock):
+        self.socket = sock
+        self.descriptor = sock.fileno()
+        self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.waker < 0:
+            raise OSError(errno, os.strerror(errno))
+        sock.setblocking(False)
+
+    cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil:
+        cdef msghdr message
+        cdef Py_ssize_t result
+        while True:
+            if count == 1:
+                result = recv(self.descriptor, <void*> spans[0].data, spans[0].length, MSG_DONTWAIT)
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = <iovec*> spans
+                message.msg_iovlen = <size_t> count
+                result = recvmsg(self.descriptor, &message, MSG_DONTWAIT)
+            if result >= 0:
+                return result
+            if errno == EAGAIN:
+                return OUTCOME_AGAIN
+            if errno != EINTR:
+                self.error = errno
+                return OUTCOME_FAILED
+
+    cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil:
+        cdef msghdr message
+        cdef Py_ssize_t result
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = <iovec*> spans
+        message.msg_iovlen = <size_t> count
+        while True:
+            result = sendmsg(self.descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if result >= 0:
+                return result
+            if errno == EAGAIN:
+                return OUTCOME_AGAIN
+            if errno != EINTR:
+                self.error = errno
+                return OUTCOME_FAILED
+
+    cdef int wait(self, int events, int64_t timeout) noexcept nogil:
+        cdef pollfd[2] descriptors
+        cdef timespec limit
+        cdef int ready = 0
+        cdef int result
+        descriptors[0].fd = self.descriptor
+        descriptors[0].events = <short> (
+            (POLLIN if events & READY_READ else 0) | (POLLOUT if events & READY_WRITE else 0)
+        )
+        descriptors[0].revents = 0
+        descriptors[1].fd = self.waker
+        descriptors[1].events = <short> POLLIN
+        descriptors[1].revents = 0
+        limit.tv_sec = timeout // 1000000000
+        limit.tv_nsec = timeout % 1000000000
+        result = ppoll(descriptors, 2, NULL if timeout < 0 else &limit, NULL)
+        if result < 0:
+            if errno == EINTR:
+                return OUTCOME_INTERRUPTED
+            return READY_READ
+        if descriptors[1].revents:
+            clear_eventfd(self.waker)
+            ready |= READY_WOKEN
+        if descriptors[0].revents & POLLOUT:
+            ready |= READY_WRITE
+        if descriptors[0].revents & ~POLLOUT:
+            ready |= READY_READ
+        return ready
+
+    cdef void wake(self) noexcept nogil:
+        signal_eventfd(self.waker)
+
+    cdef void shut(self) noexcept nogil:
+        shutdown(self.descriptor, SHUT_RDWR)
+        signal_eventfd(self.waker)
+
+    cdef void release(self) noexcept:
+        self.descriptor = -1
+        try:
+            self.socket.close()
+        except OSError:
+            pass
+        if self.waker >= 0:
+            close(self.waker)
+            self.waker = -1
+
+    def __dealloc__(self):
+        if self.waker >= 0:
+            close(self.waker)
+
+
+cdef class EpollPoller(Poller):
+    """Waits with epoll, each link armed for one event."""
+
+    def __cinit__(self):
+        cdef epoll_event event
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if self.epoll < 0 or self.waker < 0 or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.waker, &event):
+            raise OSError(errno, os.strerror(errno))
+
+    cdef int register(self, Link link, void* key) except -1:
+        cdef epoll_event event
+        event.events = EPOLLONESHOT
+        event.data.ptr = key
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, (<NativeLink> link).descriptor, &event):
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+    cdef void watch(self, Link link, void* key, int events) noexcept nogil:
+        cdef epoll_event event
+        event.events = EPOLLONESHOT
+        if events & READY_READ:
+            event.events |= EPOLLIN
+        if events & READY_WRITE:
+            event.events |= EPOLLOUT
+        event.data.ptr = key
+        epoll_ctl(self.epoll, EPOLL_CTL_MOD, (<NativeLink> link).descriptor, &event)
+
+    cdef void unregister(self, Link link) noexcept:
+        cdef epoll_event event
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, (<NativeLink> link).descriptor, &event)
+
+    cdef int wait(self, void** keys, int* events, int most, int64_t timeout) noexcept nogil:
+        cdef epoll_event[EVENTS_MOST] found
+        cdef int limit = -1
+        cdef int result, index
+        cdef int count = 0
+        if timeout >= 0:
+            # epoll counts in ms: rounding up means that the caller's deadline is over afterwards.
+            limit = <int> min((timeout + 999999) // 1000000, <int64_t> 1000000000)
+        result = epoll_wait(self.epoll, found, min(most, <int> EVENTS_MOST), limit)
+        for index in range(result):
+            if found[index].data.ptr is NULL:
+                clear_eventfd(self.waker)
+                continue
+            keys[count] = found[index].data.ptr
+            events[count] = READY_WRITE if found[index].events & EPOLLOUT else 0
+            if found[index].events & ~EPOLLOUT:
+                events[count] |= READY_READ
+            count += 1
+        return count
+
+    cdef void wake(self) noexcept nogil:
+        signal_eventfd(self.waker)
+
+    cdef void release(self) noexcept:
+        if self.epoll >= 0:
+            close(self.epoll)
+            close(self.waker)
+            self.epoll = -1
+            self.waker = -1
+
+    def __dealloc__(self):
+        self.release()
