@@ -16,8 +16,9 @@ cdef extern from *:
     #include <stdlib.h>
     #include <string.h>
 
-    /* How large each live block is, to tell a realloc that grows from one that shrinks: open addressing,
-       keyed by address. Blocks from before start() are not in it, and taken as growing from nothing. */
+    /* How large each live block is, to tell a realloc that grows from one that shrinks: open
+       addressing, keyed by address. Blocks from before start() are not in it, and count as growing
+       from nothing. */
     #define SLOTS (1u << 18)
     #define MOST_LIVE (SLOTS / 2)
     typedef struct { uintptr_t address; size_t size; } slot;

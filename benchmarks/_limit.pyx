@@ -8,8 +8,8 @@ payload. Every function works on a blocking socket's file descriptor and ends at
 file or after `count` messages.
 
 `poll_ns` is how long (in nanoseconds) a call asks the kernel again and again before it goes to
-sleep; 0 sleeps at once. `stamps` takes the time at the start of every `stride`-th operation, from the
-clock of `time.perf_counter_ns`; an empty array takes none.
+sleep; 0 sleeps at once. `stamps` takes the time at the start of every `stride`-th operation, from
+the clock of `time.perf_counter_ns`; an empty array takes none.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -89,12 +89,12 @@ cdef inline uint32_t load_length(const uint8_t *at) noexcept nogil:
 cdef ssize_t receive_some(int fd, uint8_t *into, size_t room, int64_t poll_ns) noexcept nogil:
     """At least one byte and at most `room`; 0 at the end of file, FAILED with errno otherwise."""
     cdef ssize_t got
-    cdef int attempt
+    cdef int _attempt
     cdef int64_t deadline
     if poll_ns > 0:
         deadline = now() + poll_ns
         while True:
-            for attempt in range(TRIES):
+            for _attempt in range(TRIES):
                 got = recv(fd, into, room, MSG_DONTWAIT)
                 if got >= 0:
                     return got
@@ -130,7 +130,7 @@ cdef int send_all(int fd, const uint8_t *data, size_t size, int64_t poll_ns) noe
 
 
 cdef ssize_t receive_message(int fd, uint8_t *buffer, size_t room, int64_t poll_ns) noexcept nogil:
-    """One message, header and payload, where none follows before it is answered: its whole size.
+    """One message, where none follows before it is answered: its size, with the header.
 
     The first call asks for all of the room, so that a small message takes one call.
     """
@@ -258,10 +258,10 @@ def send_messages(int fd, const uint8_t[::1] payload, Py_ssize_t count, int64_t[
 
 
 cdef class Reader:
-    """Takes messages of one size off a stream: what has arrived with one system call, then from memory.
+    """Takes messages of one size off a stream: what has arrived with one call, then from memory.
 
-    While many are still to come, the kernel is asked to wake the reader for `LOW_WATER` bytes and not
-    for every packet: waking up is what costs most, and the sender pays for it too.
+    While many are still to come, the kernel is asked to wake the reader for `LOW_WATER` bytes and
+    not for every packet: waking up is what costs most, and the sender pays for it too.
     """
 
     cdef uint8_t *buffer
@@ -330,9 +330,9 @@ def connect_each(int port, const uint8_t[::1] payload, Py_ssize_t count, int64_t
                  int64_t poll_ns=0):
     """Opens a socket to 127.0.0.1, makes one round trip and closes it, `count` times.
 
-    Nothing is under way any more when it closes, so it resets the connection. An orderly close leaves
-    every port waiting for a second, and after some 14,000 of them the kernel has to search for a free
-    one, which takes it 100 times as long as all the rest.
+    Nothing is under way any more when it closes, so it resets the connection. An orderly close
+    leaves every port waiting for a second, and after some 14,000 of them the kernel has to search
+    for a free one, which takes it 100 times as long as all the rest.
     """
     cdef uint8_t *message = framed(payload)
     cdef size_t size = HEADER + payload.shape[0]
