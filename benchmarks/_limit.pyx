@@ -150,7 +150,7 @@ cdef ssize_t receive_message(int fd, uint8_t *buffer, size_t room, int64_t poll_
 
 
 cdef int check(ssize_t outcome) except -1:
-    """Raises what a loop's outcome says; the end of file is an error only where it was not awaited."""
+    """Raises what a loop's outcome says. Who awaits the end of file does not ask."""
     if outcome == END_OF_FILE:
         raise EOFError("the peer closed its socket")
     if outcome == FAILED:

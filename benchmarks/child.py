@@ -9,6 +9,7 @@ outlives the harness, however that ends.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -83,6 +84,7 @@ def main(role: str, subject: str, workload: str, port: str = "0") -> None:
     """Runs the role."""
     chosen = all_subjects()[subject]
     timed = sweep_workload(1) if workload == "sweep" else WORKLOADS[workload]
+    faulthandler.enable()
     stand_apart(role, timed.kind)
     if role == "server":
         serve(chosen, timed)

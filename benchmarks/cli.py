@@ -101,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         "take different cores)",
     )
     out = parser.add_argument_group("where to")
+    out.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show what a process wrote before it failed, and where it hung",
+    )
     out.add_argument("--json", type=Path, metavar="FILE", help="everything, for other programs")
     out.add_argument("--markdown", type=Path, metavar="FILE", help="tables")
     out.add_argument("--html", type=Path, metavar="FILE", help="one page with pictures")
@@ -193,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.peers and not any(each.chosen is Chosen.PEERS for each in subjects):
         print("no other libraries are there to compare with yet", file=sys.stderr)
     workloads = [WORKLOADS[name] for name in dict.fromkeys(arguments.only or WORKLOADS)]
-    watcher = new_watcher()
+    watcher = new_watcher(arguments.verbose)
     report = Report(environment())
     interrupted = False
     try:

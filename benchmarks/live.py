@@ -73,11 +73,33 @@ def _table(progress: Progress, caption: str, width: int) -> Table:
     return table
 
 
+def _summary(report: Report, subject: str) -> tuple[list[str], list[list[str]]]:
+    """The ratios of one of our subjects: a heading, and a row for each workload."""
+    rows = [ratio for ratio in report.ratios if ratio.subject == subject]
+    others = [name for name in all_subjects() if any(row.versus == name for row in rows)]
+    table = []
+    for workload in report.workloads():
+        result = report.result(workload, subject)
+        if result is not None:
+            found = [report.ratio(workload, subject, other) for other in others]
+            ratios = [text.ABSENT if each is None else text.ratio(each.median) for each in found]
+            table.append([workload, text.duration(result.ns_per_op), *ratios])
+    return ["workload", "time/op", *others], table
+
+
+def _ours(report: Report) -> list[str]:
+    return list(dict.fromkeys(ratio.subject for ratio in report.ratios))
+
+
+_SUMMARY = "its time divided by the other's; below 1 is faster"
+
+
 class Tables:
     """A live table for each workload, which stays on the screen when the workload is done."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, verbose: bool) -> None:
         self.console = console
+        self.verbose = verbose
         self.live: Live | None = None
 
     def starting(self, progress: Progress) -> None:
@@ -108,6 +130,11 @@ class Tables:
         """Says so, above the table."""
         self.console.print(f"[yellow]left out[/] {row.subject} ({row.workload}): {row.why}")
 
+    def failed(self, output: str) -> None:
+        """Shows it, if asked to."""
+        if self.verbose:
+            self.console.print(output, markup=False, highlight=False)
+
     def sweeping(self, point: SweepPoint) -> None:
         """One line."""
         self.console.print(_sweep_line(point), highlight=False)
@@ -118,40 +145,30 @@ class Tables:
             self.live.stop()
 
     def summary(self, report: Report) -> None:
-        """The ratios of all workloads in one table."""
-        ours = [name for name, subject in all_subjects().items() if subject.ours]
-        for subject in ours:
-            rows = [ratio for ratio in report.ratios if ratio.subject == subject]
-            if not rows:
-                continue
-            others = list(dict.fromkeys(row.versus for row in rows))
+        """The ratios of all workloads, a table for each of our subjects."""
+        for subject in _ours(report):
+            header, rows = _summary(report, subject)
             table = Table(
-                title=f"[bold]{subject}[/]: its time divided by the other's; below 1 is faster",
+                title=f"[bold]{subject}[/]: {_SUMMARY}",
                 title_justify="left",
                 box=SIMPLE_HEAD,
                 pad_edge=False,
             )
-            table.add_column("workload")
-            table.add_column("time/op", justify="right")
-            for other in others:
-                table.add_column(other, justify="right")
-            for workload in report.workloads():
-                result = report.result(workload, subject)
-                if result is None:
-                    continue
-                cells: list[str | Text] = [workload, text.duration(result.ns_per_op)]
-                for other in others:
-                    ratio = report.ratio(workload, subject, other)
-                    value = None if ratio is None else ratio.median
-                    cells.append(
-                        _styled(value, text.ABSENT if value is None else text.ratio(value))
-                    )
-                table.add_row(*cells)
+            for name in header:
+                table.add_column(name, justify="left" if name == "workload" else "right")
+            for workload, time, *ratios in rows:
+                styled = [
+                    _styled(None if each == text.ABSENT else float(each), each) for each in ratios
+                ]
+                table.add_row(workload, time, *styled)
             self.console.print(table)
 
 
 class Lines:
     """Plain lines, a result each, for a file or a pipe."""
+
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
 
     def starting(self, progress: Progress) -> None:
         """A heading."""
@@ -173,6 +190,11 @@ class Lines:
         """A line."""
         print(f"left out: {row.subject} ({row.workload}): {row.why}", flush=True)
 
+    def failed(self, output: str) -> None:
+        """Shows it, if asked to."""
+        if self.verbose:
+            print(output, flush=True)
+
     def sweeping(self, point: SweepPoint) -> None:
         """A line."""
         print(_sweep_line(point), flush=True)
@@ -181,13 +203,12 @@ class Lines:
         """Nothing to give back."""
 
     def summary(self, report: Report) -> None:
-        """A line for each ratio."""
-        for row in report.ratios:
-            print(
-                f"ratio {row.workload:<13} {row.subject} / {row.versus}: {text.ratio(row.median)} "
-                f"({text.ratio(row.min)} to {text.ratio(row.max)})",
-                flush=True,
-            )
+        """The ratios of all workloads, for each of our subjects."""
+        for subject in _ours(report):
+            header, rows = _summary(report, subject)
+            print(f"{subject}: {_SUMMARY}")
+            for first, *others in [header, *rows]:
+                print(f"  {first:<18}" + "".join(f"{each:>18}" for each in others), flush=True)
 
 
 def _sweep_line(point: SweepPoint) -> str:
@@ -197,6 +218,6 @@ def _sweep_line(point: SweepPoint) -> str:
     )
 
 
-def watcher() -> Tables | Lines:
-    """What suits the standard output."""
-    return Tables(Console()) if sys.stdout.isatty() else Lines()
+def watcher(verbose: bool) -> Tables | Lines:
+    """What suits the standard output. `verbose` shows what failed processes wrote."""
+    return Tables(Console(), verbose) if sys.stdout.isatty() else Lines(verbose)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,14 +21,27 @@ END_SECONDS = 2.0
 
 
 class ChildFailed(Exception):
-    """A process ended, or did not answer in time; the text says which, and its last words."""
+    """A process ended, or did not answer in time; the text says which, and its last words.
+
+    `output` is all that it wrote to its standard error, the stacks of its threads if it hung.
+    """
+
+    def __init__(self, text: str, output: str) -> None:
+        super().__init__(text)
+        self.output = output
+
+
+def _last_words(output: str) -> str:
+    lines = output.strip().splitlines()
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return (fatal or lines[-1:] or [""])[0]
 
 
 class Child:
     """One process, which answers JSON lines with JSON lines."""
 
     def __init__(self, *arguments: str) -> None:
-        self.what = " ".join(arguments)
+        self.role = arguments[0]
         # A file and not a pipe: nobody has to read it for the process to go on.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `end`)
         self._process = subprocess.Popen(
@@ -53,12 +67,13 @@ class Child:
         try:
             line = self._answers.get(timeout=max(0.1, seconds))
         except queue.Empty:
-            raise ChildFailed(f"no answer within {seconds:.0f} s{self._last_words()}") from None
+            # Its fault handler then writes where each thread is.
+            output = self.abort()
+            raise ChildFailed(
+                f"the {self.role} did not answer within {seconds:.0f} s", output
+            ) from None
         if line is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_SECONDS)
-            code = self._process.returncode
-            raise ChildFailed(f"ended with exit code {code}{self._last_words()}")
+            raise self.ended()
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -69,13 +84,31 @@ class Child:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise ChildFailed(f"is gone ({error}){self._last_words()}") from error
+            raise self.ended() from error
         return self.answer(seconds)
 
-    def _last_words(self) -> str:
+    def ended(self) -> ChildFailed:
+        """What to raise when it has ended by itself."""
+        output = self._output()
+        last = _last_words(output)
+        code = self._process.returncode
+        return ChildFailed(f"the {self.role} ended with exit code {code}: {last}", output)
+
+    def is_running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
+    def abort(self) -> str:
+        """Ends it by a signal at which it writes where its threads are; all that it wrote."""
+        if self.is_running():
+            self._process.send_signal(signal.SIGABRT)
+        return self._output()
+
+    def _output(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+        return self._errors.read().decode(errors="replace")
 
     def hang_up(self) -> None:
         """Ends its standard input, at which it ends."""
@@ -119,7 +152,14 @@ class Pair:
     def ask(self, seconds: float, **command: Any) -> dict[str, Any]:
         """Asks the client."""
         assert self.client is not None
-        return self.client.ask(seconds, **command)
+        try:
+            return self.client.ask(seconds, **command)
+        except ChildFailed as failure:
+            if not self.server.is_running():
+                # Then the client's failure only follows from that.
+                raise self.server.ended() from failure
+            failure.output += "\nthe server:\n" + self.server.abort()
+            raise
 
     def end(self) -> None:
         """Ends both, whatever state they are in."""

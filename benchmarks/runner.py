@@ -23,6 +23,8 @@ T = TypeVar("T")
 SWEEP_SUBJECTS = ("tcpconn", "raw_tcp")
 """Whose throughput over message size is measured."""
 
+PATIENCE_SECONDS = 20.0
+"""How long any answer may take: the longest, calibration, takes a few times a round's share."""
 MOST_COUNTED = 32768
 """Operations whose allocations are counted, if a round has that many."""
 
@@ -71,6 +73,9 @@ class Watcher(Protocol):
 
     def left_out(self, row: LeftOut) -> None:
         """A subject cannot be measured, or not any more."""
+
+    def failed(self, output: str) -> None:
+        """What the process wrote of which the subject was left out."""
 
     def sweeping(self, point: SweepPoint) -> None:
         """One more point of the sweep."""
@@ -160,11 +165,12 @@ class _Workload:
                 del self.pairs[name]
                 pair.end()
                 _leave_out(self.report, self.watcher, self.name, name, str(failure))
+                self.watcher.failed(failure.output)
         return answers
 
     def patience(self) -> float:
         """How long (s) an answer may take before the subject has failed."""
-        return max(5.0, self.deadline.left())
+        return max(5.0, min(PATIENCE_SECONDS, self.deadline.left()))
 
     def calibrate(self, seconds: float) -> dict[str, int]:
         """How many operations each subject gets through in `seconds`."""
