@@ -1,0 +1,76 @@
+"""Messages over TCP: many connections on one socket, pooled, thread-safe, at the speed of the kernel.
+
+    import tcpconn
+
+    with tcpconn.listen("127.0.0.1:9000") as listener:      # one process
+        for connection in listener:
+            for message in connection:
+                connection.send(message)
+
+    with tcpconn.connect("127.0.0.1:9000") as connection:   # another
+        connection.send(b"hello")
+        reply = connection.receive(timeout=5)
+"""
+
+from importlib.metadata import version as _version
+
+from tcpconn._buffer import Lease
+from tcpconn.connection import Connection, ConnectionStats
+from tcpconn.errors import (
+    AddressError,
+    BufferTooSmall,
+    ConnectError,
+    ConnectionClosed,
+    ConnectionReset,
+    LinkLost,
+    MessageTooLarge,
+    NotABuffer,
+    NotTcpconn,
+    OptionError,
+    ProtocolError,
+    ResolveError,
+    SessionLost,
+    TcpconnError,
+    Timeout,
+    VersionMismatch,
+)
+from tcpconn.multiplexer import Multiplexer, MultiplexerStats, wrap
+from tcpconn.options import Options
+from tcpconn.pool import ConnectionPool, PoolStats, connect, default_pool
+from tcpconn.server import Listener, Server, listen, serve
+
+__version__ = _version("tcpconn")
+
+__all__ = [
+    "AddressError",
+    "BufferTooSmall",
+    "ConnectError",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionPool",
+    "ConnectionReset",
+    "ConnectionStats",
+    "Lease",
+    "LinkLost",
+    "Listener",
+    "MessageTooLarge",
+    "Multiplexer",
+    "MultiplexerStats",
+    "NotABuffer",
+    "NotTcpconn",
+    "OptionError",
+    "Options",
+    "PoolStats",
+    "ProtocolError",
+    "ResolveError",
+    "Server",
+    "SessionLost",
+    "TcpconnError",
+    "Timeout",
+    "VersionMismatch",
+    "connect",
+    "default_pool",
+    "listen",
+    "serve",
+    "wrap",
+]

@@ -92,6 +92,7 @@ cdef class Endpoint:
             return
         with nogil:
             engine.lock()
+            conn.owner = NULL
             if conn.attached:
                 # Nobody can receive any more; what was sent still goes out.
                 session_detach(engine.s, conn, CODE_CLOSED, False)
@@ -676,6 +677,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
     endpoint.engine = engine
     endpoint.conn = conn
     if code == 0:
+        conn.owner = <void*> endpoint
         return endpoint
     name = uuid.UUID(bytes=id)
     if code == CODE_DUPLICATE:
@@ -705,6 +707,7 @@ def accept_endpoint(kind, Engine engine, timeout=0):
         if conn is not NULL:
             endpoint.engine = engine
             endpoint.conn = conn
+            conn.owner = <void*> endpoint
             return endpoint
         if engine.is_down:
             raise engine.ended_error()
@@ -715,3 +718,17 @@ def accept_endpoint(kind, Engine engine, timeout=0):
         if limit > 0:
             now = tc_now()
             limit = <int64_t> (deadline - now) if now < deadline else 0
+
+
+def endpoints(Engine engine):
+    """The objects that stand for connections of an engine."""
+    cdef Conn* conn
+    found = []
+    engine.lock()
+    conn = engine.s.attached
+    while conn is not NULL:
+        if conn.owner is not NULL:
+            found.append(<object> conn.owner)
+        conn = conn.attached_behind
+    engine.unlock()
+    return found

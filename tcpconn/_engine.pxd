@@ -74,7 +74,10 @@ cdef class Engine:
     cdef Service service
     cdef readonly Acceptor acceptor
     cdef public object on_end   # called once, with the GIL, when the link is closed
-    cdef public object last_address
+    cdef public str local_address
+    cdef public str peer_address
+    cdef public object home     # a weak reference to the multiplexer
+    cdef object __weakref__
     cdef State* s
     cdef int generation         # of the process: another one after a fork
     # Guarded by the session's lock:

@@ -132,6 +132,9 @@ cdef class Acceptor:
     cdef void notify(self, Engine engine) noexcept nogil:
         """This engine has a connection that waits to be accepted."""
 
+    def ended_engine(self, Engine engine):
+        """The link of an engine is gone; with the GIL, before its keeper lets go of it."""
+
 
 cdef class Engine:
     def __cinit__(self, Session session, Link link, Service service, Acceptor acceptor=None):
@@ -173,7 +176,7 @@ cdef class Engine:
             self.link.shut()
         if due & DUE_FLUSH and not released:
             self.service.flush(self)
-        if due & DUE_ACCEPT and self.acceptor is not None:
+        if due & DUE_ACCEPT and self.acceptor is not None and not released:
             self.acceptor.notify(self)
         if due & DUE_LOOK and not released:
             self.service.look(self)
@@ -673,7 +676,7 @@ cdef class Engine:
             return
         outcome = self.wait_with_gil(NULL, WANT_OPEN, 0, limit)
         if outcome is not None:
-            raise errors.Timeout(f"no answer from {self.last_address} to the handshake within {timeout} s")
+            raise errors.Timeout(f"no answer from {self.peer_address} to the handshake within {timeout} s")
         self.lock()
         if self.s.phase == PHASE_OPEN and self.s.round_trip == 0:
             self.s.round_trip = tc_now() - began
@@ -684,7 +687,7 @@ cdef class Engine:
     cdef object ended_error(self):
         """The exception that says why the session ended."""
         cdef State* s = self.s
-        where = f"the link to {self.last_address}"
+        where = f"the link to {self.peer_address}"
         if self.generation != _generation:
             return errors.ConnectionClosed(f"{where} belongs to the process that forked this one")
         reason = self.session.end
@@ -810,6 +813,8 @@ cdef class Engine:
     def finished(self):
         """The keeper has let go of the link: closes its descriptors and says so."""
         self.link.release()
+        if self.acceptor is not None:
+            self.acceptor.ended_engine(self)
         callback = self.on_end
         self.on_end = None
         if callback is not None:

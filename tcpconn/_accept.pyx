@@ -1,0 +1,187 @@
+"""What a listener accepts from: engines line up here when a peer opens a connection, without the GIL."""
+
+from cpython.pythread cimport PyThread_type_lock
+from libc.stdint cimport int64_t, uint64_t
+
+from tcpconn._engine cimport Acceptor, Engine, as_timeout
+from tcpconn._sync cimport (
+    tc_mutex_destroy,
+    tc_mutex_init,
+    tc_mutex_lock,
+    tc_mutex_unlock,
+    tc_now,
+)
+
+from collections import deque
+
+from tcpconn._endpoint import accept_endpoint
+
+
+cdef extern from "pythread.h" nogil:
+    ctypedef enum PyLockStatus:
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible
+    )
+    void PyThread_release_lock(PyThread_type_lock lock)
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+
+cdef class AcceptQueue(Acceptor):
+    """Hands out connections in the order in which their engines lined up, one of each in turn."""
+
+    def __cinit__(self):
+        tc_mutex_init(&self.mutex)
+        self.ended = deque()
+
+    def __dealloc__(self):
+        tc_mutex_destroy(&self.mutex)
+
+    cdef void notify(self, Engine engine) noexcept nogil:
+        tc_mutex_lock(&self.mutex)
+        self.push(engine)
+        self.wake_one()
+        tc_mutex_unlock(&self.mutex)
+
+    cdef void push(self, Engine engine) noexcept nogil:
+        if engine.accept_listed:
+            return
+        engine.accept_listed = True
+        engine.accept_next = NULL
+        if self.last is NULL:
+            self.first = <void*> engine
+        else:
+            (<Engine> self.last).accept_next = <void*> engine
+        self.last = <void*> engine
+
+    cdef void wake_one(self) noexcept nogil:
+        cdef Sleeper* sleeper = self.sleepers
+        if sleeper is not NULL:
+            self.sleepers = sleeper.next
+            sleeper.woken = True
+            PyThread_release_lock(sleeper.parker)
+
+    cdef object pop(self):
+        cdef void* at
+        engine = None
+        tc_mutex_lock(&self.mutex)
+        at = self.first
+        if at is not NULL:
+            # The engine lives: it is taken out of here, with the GIL, before its keeper lets go of it.
+            engine = <Engine> at
+            self.first = (<Engine> at).accept_next
+            if self.first is NULL:
+                self.last = NULL
+            (<Engine> at).accept_listed = False
+        tc_mutex_unlock(&self.mutex)
+        return engine
+
+    def ended_engine(self, Engine engine):
+        """The link of an engine is gone. What came over it may still be accepted."""
+        cdef void* at
+        cdef void* before = NULL
+        tc_mutex_lock(&self.mutex)
+        if engine.accept_listed:
+            at = self.first
+            while at is not <void*> engine:
+                before = at
+                at = (<Engine> at).accept_next
+            if before is NULL:
+                self.first = engine.accept_next
+            else:
+                (<Engine> before).accept_next = engine.accept_next
+            if self.last is <void*> engine:
+                self.last = before
+            engine.accept_listed = False
+        tc_mutex_unlock(&self.mutex)
+        if engine.s.accept_first is not NULL and not self.closed:
+            self.ended.append(engine)
+            tc_mutex_lock(&self.mutex)
+            self.wake_one()
+            tc_mutex_unlock(&self.mutex)
+
+    def next(self, kind, timeout=None):
+        """The next connection, of class `kind`; None when time (seconds) is over or the queue is closed."""
+        cdef int64_t limit = as_timeout(timeout)
+        cdef uint64_t deadline = tc_now() + <uint64_t> max(limit, <int64_t> 0)
+        cdef uint64_t now
+        cdef bint interrupted
+        cdef long long microseconds
+        while True:
+            while True:
+                engine = self.pop()
+                if engine is None:
+                    if not self.ended:
+                        break
+                    engine = self.ended[0]
+                endpoint = self.take(kind, engine)
+                if endpoint is not None:
+                    return endpoint
+                if self.ended and engine is self.ended[0]:
+                    self.ended.popleft()
+            if self.closed:
+                return None
+            microseconds = -1
+            if limit >= 0:
+                now = tc_now()
+                if now >= deadline:
+                    return None
+                microseconds = <long long> ((deadline - now + 999) // 1000)
+            with nogil:
+                interrupted = self.sleep(microseconds)
+            if interrupted:
+                PyErr_CheckSignals()
+
+    def take(self, kind, Engine engine):
+        """One connection of an engine that was in the line; it lines up again if it has more."""
+        try:
+            endpoint = accept_endpoint(kind, engine, 0)
+        except ConnectionError:
+            return None                 # gone, and nothing left of it
+        if endpoint is not None and engine.s.accept_first is not NULL and not engine.released:
+            self.notify(engine)
+        return endpoint
+
+    cdef bint sleep(self, long long microseconds) noexcept nogil:
+        """Waits for somebody to line up. True: a signal came."""
+        cdef Sleeper sleeper
+        cdef Sleeper** at
+        cdef PyLockStatus status
+        sleeper.woken = False
+        sleeper.parker = PyThread_allocate_lock()
+        PyThread_acquire_lock(sleeper.parker, 0)
+        tc_mutex_lock(&self.mutex)
+        if self.first is not NULL or self.closed:
+            tc_mutex_unlock(&self.mutex)
+            PyThread_free_lock(sleeper.parker)
+            return False
+        sleeper.next = self.sleepers
+        self.sleepers = &sleeper
+        tc_mutex_unlock(&self.mutex)
+        status = PyThread_acquire_lock_timed(sleeper.parker, microseconds, 1)
+        tc_mutex_lock(&self.mutex)
+        at = &self.sleepers
+        while at[0] is not NULL and at[0] is not &sleeper:
+            at = &at[0].next
+        if at[0] is &sleeper:
+            at[0] = sleeper.next
+        elif not self.closed and self.first is not NULL and status == PY_LOCK_INTR:
+            self.wake_one()             # woken, but called away: another one goes
+        tc_mutex_unlock(&self.mutex)
+        PyThread_free_lock(sleeper.parker)
+        return status == PY_LOCK_INTR
+
+    def close(self):
+        """Everybody who waits gets None."""
+        tc_mutex_lock(&self.mutex)
+        self.closed = True
+        while self.sleepers is not NULL:
+            self.wake_one()
+        tc_mutex_unlock(&self.mutex)
+        self.ended.clear()

@@ -1,0 +1,99 @@
+"""A connection: the user's end of a stream of messages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tcpconn._endpoint import Endpoint
+from tcpconn.errors import ConnectionClosed, ConnectionReset, LinkLost
+
+if TYPE_CHECKING:
+    from tcpconn.multiplexer import Multiplexer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionStats:
+    """Counters of one connection at one moment."""
+
+    messages_sent: int
+    """Messages that `send` has taken."""
+    messages_received: int
+    """Messages handed out."""
+    bytes_sent: int
+    """Their bytes."""
+    bytes_received: int
+    unread_messages: int
+    """Messages here that nobody has received yet."""
+    unread_bytes: int
+    send_credit: int
+    """Bytes that the peer lets us send on this connection before it reads more."""
+    receive_window: int
+    """Unread bytes that this connection may hold; grows with use."""
+
+
+class Connection(Endpoint):
+    """A two-way, ordered stream of messages with a peer, named by a UUID.
+
+    Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. Any number of threads may use one
+    connection at once; each message goes to exactly one receiver. As a context manager it closes at the end.
+    Iterating receives until the peer has finished, and raises when the connection ends in another way.
+    """
+
+    __slots__ = ("__weakref__", "_keeps")
+
+    _keeps: Multiplexer
+    """So that a multiplexer lives as long as what the user opened on it."""
+
+    @property
+    def multiplexer(self) -> Multiplexer | None:
+        """The multiplexer that carries this connection; None when it is gone."""
+        multiplexer: Multiplexer | None = self.engine.home()
+        return multiplexer
+
+    @property
+    def local_address(self) -> str:
+        """This end of the link, in the form that `connect` takes."""
+        return self.engine.local_address
+
+    @property
+    def peer_address(self) -> str:
+        """The other end of the link, in the form that `connect` takes."""
+        return self.engine.peer_address
+
+    def stats(self) -> ConnectionStats:
+        """This connection's counters now. Thread-safe, never waits."""
+        return ConnectionStats(*self.counters())
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            try:
+                message = self.receive()
+            except (ConnectionReset, LinkLost):
+                raise
+            except ConnectionClosed:
+                return
+            yield message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        # Something went wrong already: do not wait, and do not hide it behind another error.
+        try:
+            self.close(timeout=0)
+        except (OSError, TimeoutError):
+            pass
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.state}, peer {self.peer_address}>"

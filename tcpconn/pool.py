@@ -1,0 +1,240 @@
+"""The pool: the multiplexers a process holds, by address."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+from tcpconn.addresses import Address, parse_address
+from tcpconn.connection import Connection
+from tcpconn.errors import ConnectionClosed, OptionError
+from tcpconn.multiplexer import Multiplexer
+from tcpconn.options import Options, make_options
+
+EXIT_SECONDS = 2.0
+"""How long the default pool may take at the interpreter's exit to hand over what was sent."""
+
+REDIALS = 8
+"""Links that may turn out to be closing before `connect` gives up: the peer closes them as fast as they open."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PoolStats:
+    """A pool's counters at one moment."""
+
+    addresses: int
+    links: int
+    connections: int
+    dialled: int
+    """Links made since the pool was."""
+    reused: int
+    """Connections that needed no new link."""
+
+
+class _Place:
+    """The links to one address with one set of options. Its lock is held while one is dialled, so that
+    those who come meanwhile share it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.multiplexers: list[Multiplexer] = []
+
+    def live(self) -> list[Multiplexer]:
+        self.multiplexers = [m for m in self.multiplexers if m.takes_connections]
+        return self.multiplexers
+
+
+class ConnectionPool:
+    """Shares links between connections to the same address. Thread-safe; a context manager.
+
+    `links_per_address`: links made before connections share one. Options (see `Options`) are the default for
+    `connect`. A link without connections is closed after `idle_timeout`. After a fork the child starts with none.
+    """
+
+    def __init__(self, *, links_per_address: int = 1, **options: Any) -> None:
+        if not isinstance(links_per_address, int) or links_per_address < 1:
+            raise OptionError(f"links_per_address={links_per_address!r} is not a number from 1 on")
+        self._links_per_address = links_per_address
+        self._defaults = dict(options)
+        make_options(self._defaults)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._places: dict[tuple[Address, Options], _Place] = {}
+        self._closed = False
+        self._dialled = 0
+        self._reused = 0
+
+    def connect(
+        self,
+        address: Any,
+        id: uuid.UUID | None = None,
+        *,
+        priority: int | None = None,
+        timeout: float | None = 10.0,
+        **options: Any,
+    ) -> Connection:
+        """Opens the connection named `id` (a new one without) over a pooled link to `address`.
+
+        `timeout` in seconds bounds dialling and the handshake. Raises `AddressError`, `ResolveError`,
+        `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or `OptionError`; it tries
+        once and does not loop.
+        """
+        target = parse_address(address)
+        chosen = make_options({**self._defaults, **options})
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            if self._closed:
+                raise ConnectionClosed("this pool is closed")
+            place = self._places.setdefault((target, chosen), _Place())
+        for _ in range(REDIALS):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            multiplexer = self._choose(place, target, chosen, left)
+            try:
+                return multiplexer.open(id, priority=priority)
+            except ConnectionClosed:
+                if multiplexer.takes_connections:
+                    raise  # the connection is the trouble, not the link
+        raise ConnectionClosed(f"{target} closes each link as soon as it is open")
+
+    def _choose(
+        self, place: _Place, target: Address, options: Options, timeout: float | None
+    ) -> Multiplexer:
+        """A live link with the fewest connections; a new one while there are fewer than allowed."""
+        with place.lock:
+            live = place.live()
+            best = min(live, key=lambda m: m.connection_count, default=None)
+            if best is not None and (
+                len(live) >= self._links_per_address or best.connection_count == 0
+            ):
+                self._reused += 1
+                return best
+            multiplexer = Multiplexer(
+                target, timeout=timeout, **dataclasses.asdict(options)
+            )
+            multiplexer.let_go_when_idle()
+            place.multiplexers.append(multiplexer)
+        with self._lock:
+            self._dialled += 1
+            closed = self._closed
+        if closed:
+            multiplexer.close(0)
+            raise ConnectionClosed("this pool is closed")
+        return multiplexer
+
+    @property
+    def multiplexers(self) -> list[Multiplexer]:
+        """Those with a link that is up."""
+        with self._lock:
+            places = list(self._places.values())
+        return [m for place in places for m in list(place.multiplexers) if not m.closed]
+
+    def stats(self) -> PoolStats:
+        """The pool's counters now. Thread-safe, never waits."""
+        multiplexers = self.multiplexers
+        return PoolStats(
+            addresses=len({m.peer_address for m in multiplexers}),
+            links=len(multiplexers),
+            connections=sum(m.connection_count for m in multiplexers),
+            dialled=self._dialled,
+            reused=self._reused,
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self, timeout: float | None = 5) -> None:
+        """Closes all links, each as `Multiplexer.close` does, in `timeout` seconds together."""
+        if self._pid != os.getpid():
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            self._closed = True
+            places = list(self._places.values())
+        for place in places:
+            for multiplexer in place.multiplexers:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                multiplexer.close(left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(5 if kind is None else 0)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<ConnectionPool closed>"
+        numbers = self.stats()
+        return (
+            f"<ConnectionPool {numbers.links} links to {numbers.addresses} addresses, "
+            f"{numbers.connections} connections>"
+        )
+
+
+_default: ConnectionPool | None = None
+_making = threading.Lock()
+
+
+def default_pool() -> ConnectionPool:
+    """The process's pool, which `connect` uses. Made on first use, closed at exit."""
+    global _default
+    with _making:
+        if _default is None or _default.closed:
+            _default = ConnectionPool()
+        return _default
+
+
+@atexit.register
+def _close_default() -> None:
+    if _default is not None:
+        _default.close(EXIT_SECONDS)
+
+
+def _forget_in_child() -> None:
+    global _default, _making
+    _default = None
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def connect(
+    address: Any,
+    id: uuid.UUID | None = None,
+    *,
+    pool: ConnectionPool | None = None,
+    priority: int | None = None,
+    timeout: float | None = 10.0,
+    **options: Any,
+) -> Connection:
+    """Opens a connection to `address`, over a link that all connections to it share.
+
+    `address`: "host:port", "[::1]:port", (host, port) or "unix:/path". `id`: a `uuid.UUID`, a new one without; the
+    peer may name the same one, and both meet. `pool`: the process's own without. `priority`: 0 (least) to 7.
+    `timeout`: seconds for dialling and the handshake, None for no limit. Options: see `Options`.
+
+    Raises `AddressError`, `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError`
+    or `OptionError`. Thread-safe.
+    """
+    chosen = default_pool() if pool is None else pool
+    return chosen.connect(address, id, priority=priority, timeout=timeout, **options)

@@ -1,0 +1,297 @@
+"""The other side: a listener that accepts connections, and a server that runs a handler for each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from tcpconn._accept import AcceptQueue
+from tcpconn.addresses import Address, describe, parse_address, resolve
+from tcpconn.connection import Connection
+from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
+from tcpconn.multiplexer import Multiplexer, serve_socket
+from tcpconn.options import Options, make_options
+
+logger = logging.getLogger("tcpconn")
+
+BACKLOG = 1024
+"""Links that the kernel holds until they are accepted: a burst of clients, not a queue to live in."""
+
+PAUSE_SECONDS = 0.1
+"""Pause after `accept` failed for want of descriptors or memory, so that it does not fail in a busy loop."""
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket. Raises `ResolveError` or `ConnectError`."""
+    failures: list[str] = []
+    last: OSError | None = None
+    for family, sockaddr in resolve(address, passive=True):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if address.path:
+                _remove_stale(address.path)
+            elif os.name == "posix":
+                # So that a restart need not wait for old links to time out. On Windows it means something else.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(sockaddr)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            return sock
+        except OSError as error:
+            sock.close()
+            last = error
+            failures.append(f"{describe(sockaddr)}: {error.strerror or error}")
+    raise ConnectError(f"cannot listen on {address} ({'; '.join(failures)})") from last
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket that a process left behind which does not listen any more."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+
+
+class Listener:
+    """Accepts links at an address, and hands out the connections that peers open on them.
+
+    Made by `listen`. Thread-safe; a context manager; iterating accepts until the listener is closed.
+    """
+
+    def __init__(self, address: Any, options: Options) -> None:
+        self._address = parse_address(address)
+        self._options = options
+        self._socket = bind(self._address)
+        self._lock = threading.Lock()
+        self._multiplexers: dict[Any, Multiplexer] = {}
+        self._queue = AcceptQueue()
+        self._closed = False
+        self._woken, self._waker = socket.socketpair()
+        self.address: str = describe(self._socket.getsockname())
+        """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
+        self._thread = threading.Thread(
+            target=self._accept_links, name=f"tcpconn-listener {self.address}", daemon=True
+        )
+        self._thread.start()
+
+    # Links
+
+    def _accept_links(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._closed:
+                selector.select()
+                while not self._closed:
+                    try:
+                        sock, _ = self._socket.accept()
+                    except (BlockingIOError, InterruptedError):
+                        break
+                    except ConnectionError:
+                        continue  # gone before it was accepted
+                    except OSError as error:
+                        if not self._closed:
+                            logger.warning("%s: accept failed: %s", self.address, error)
+                            self._pause()
+                        break
+                    self._begin_link(sock)
+
+    def _pause(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            selector.select(PAUSE_SECONDS)
+
+    def _begin_link(self, sock: socket.socket) -> None:
+        try:
+            multiplexer = serve_socket(sock, self._options, self._queue, self._link_ended)
+        except (OSError, TcpconnError) as error:
+            logger.warning("%s: a link could not be served: %s", self.address, error)
+            sock.close()
+            return
+        multiplexer.manage()
+        with self._lock:
+            self._multiplexers[multiplexer.key] = multiplexer
+            if multiplexer.closed:
+                self._multiplexers.pop(multiplexer.key, None)
+
+    def _link_ended(self, multiplexer: Multiplexer) -> None:
+        with self._lock:
+            self._multiplexers.pop(multiplexer.key, None)
+
+    @property
+    def multiplexers(self) -> list[Multiplexer]:
+        """Those of the links that are up."""
+        with self._lock:
+            return list(self._multiplexers.values())
+
+    # Connections
+
+    def accept(self, timeout: float | None = None) -> Connection:
+        """The next connection that a peer opened (`timeout` in seconds).
+
+        Raises `Timeout`, or `ConnectionClosed` once the listener is closed.
+        """
+        connection: Connection | None = self._queue.next(Connection, timeout)
+        if connection is None:
+            if self._closed:
+                raise ConnectionClosed(f"the listener on {self.address} is closed")
+            raise Timeout(f"nobody opened a connection to {self.address} within {timeout} s")
+        return connection
+
+    def __iter__(self) -> Iterator[Connection]:
+        while True:
+            try:
+                connection = self.accept()
+            except ConnectionClosed:
+                return
+            yield connection
+
+    # The end
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self, timeout: float | None = 5) -> None:
+        """Stops listening and closes all links, each as `Multiplexer.close` does, in `timeout` seconds together.
+        Calling it again does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._waker.send(b"\0")
+        self._thread.join()
+        self._socket.close()
+        self._waker.close()
+        self._woken.close()
+        if self._address.path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._address.path)
+        self._queue.close()
+        for multiplexer in self.multiplexers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            multiplexer.close(left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(5 if kind is None else 0)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Listener {self.address} closed>"
+        return f"<Listener {self.address}, {len(self.multiplexers)} links>"
+
+
+def listen(address: Any, **options: Any) -> Listener:
+    """Listens at `address` ("host:port", "[::1]:port", (host, port), "unix:/path"; port 0 for any that is free).
+
+    Options: see `Options`. Raises `AddressError`, `ResolveError`, `ConnectError` (in use, not allowed) or
+    `OptionError`.
+    """
+    return Listener(address, make_options(options))
+
+
+class Server:
+    """A listener with a thread for each connection that runs a handler on it. Made by `serve`.
+
+    The connection is closed when its handler returns; when it raises, that is logged, and the connection closed too.
+    """
+
+    def __init__(self, handler: Callable[[Connection], object], listener: Listener) -> None:
+        self.listener = listener
+        self._handler = handler
+        self._handlers: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"tcpconn-server {listener.address}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, in the form that `connect` takes."""
+        return self.listener.address
+
+    def _run(self) -> None:
+        for connection in self.listener:
+            thread = threading.Thread(
+                target=self._handle, args=(connection,), name="tcpconn-handler", daemon=True
+            )
+            with self._lock:
+                self._handlers.add(thread)
+            thread.start()
+        self._done.set()
+
+    def _handle(self, connection: Connection) -> None:
+        try:
+            with connection:
+                self._handler(connection)
+        except ConnectionError as error:
+            # A peer that goes away is everyday business for a server.
+            logger.info("%s: %s", connection, error)
+        except Exception:
+            logger.exception("%s: the handler failed", connection)
+        finally:
+            with self._lock:
+                self._handlers.discard(threading.current_thread())
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the server is closed (`timeout` in seconds). Whether it is."""
+        return self._done.wait(timeout)
+
+    def close(self, timeout: float | None = 5) -> None:
+        """Closes the listener, its links, and waits for the handlers, `timeout` seconds together."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.listener.close(timeout)
+        self._thread.join()
+        with self._lock:
+            handlers = list(self._handlers)
+        for thread in handlers:
+            if thread is not threading.current_thread():
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(5 if kind is None else 0)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.listener.closed else f"{len(self._handlers)} handlers at work"
+        return f"<Server {self.address}, {state}>"
+
+
+def serve(handler: Callable[[Connection], object], address: Any, **options: Any) -> Server:
+    """Listens at `address` and runs `handler(connection)` in a thread for each connection that a peer opens.
+
+    Returns at once: use it as a context manager, or `wait`. Options and errors: as `listen`.
+    """
+    return Server(handler, listen(address, **options))
