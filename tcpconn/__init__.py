@@ -12,7 +12,7 @@
         reply = connection.receive(timeout=5)
 """
 
-from importlib.metadata import version as _version
+from importlib import metadata as _metadata
 
 from tcpconn._buffer import Lease
 from tcpconn.connection import Connection, ConnectionStats
@@ -39,7 +39,10 @@ from tcpconn.options import Options
 from tcpconn.pool import ConnectionPool, PoolStats, connect, default_pool
 from tcpconn.server import Listener, Server, listen, serve
 
-__version__ = _version("tcpconn")
+try:
+    __version__ = _metadata.version("tcpconn")
+except _metadata.PackageNotFoundError:  # used from a source tree, built in place
+    __version__ = "0+source"
 
 __all__ = [
     "AddressError",
