@@ -286,6 +286,7 @@ cdef void took_sequenced(State* s, uint64_t payload) noexcept nogil:
 
 cdef int take_control(State* s, const Header* header, const uint8_t* payload) noexcept nogil:
     cdef Cursor cursor = cursor_over(payload, header.length)
+    cdef uint64_t token, ack
     if header.type == OPEN:
         return on_open(s, header, &cursor)
     if header.type == FIN:
@@ -298,10 +299,11 @@ cdef int take_control(State* s, const Header* header, const uint8_t* payload) no
         return on_credit(s, header.route, take_u64(&cursor))
     if header.type == ACK:
         return on_ack(s, take_u64(&cursor))
-    if header.type == PING:
-        return on_ping(s, take_u64(&cursor), take_u64(&cursor))
-    if header.type == PONG:
-        return on_pong(s, take_u64(&cursor), take_u64(&cursor))
+    if header.type == PING or header.type == PONG:
+        # One after the other: C does not say which argument of a call it evaluates first.
+        token = take_u64(&cursor)
+        ack = take_u64(&cursor)
+        return on_ping(s, token, ack) if header.type == PING else on_pong(s, token, ack)
     if header.type == GOAWAY:
         return on_goaway(s, &cursor)
     return fail_numbers(
