@@ -56,7 +56,7 @@ Client and server are two processes on 127.0.0.1. Leave the machine alone meanwh
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures tcpconn against plain sockets, against the machine's own limit and "
+        description="Measures tcpconn against plain sockets, against the machine's own limit and\n"
         "against other libraries: round trips, connections, and messages one way.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -43,6 +43,8 @@ def size(number: float | None) -> str:
         if number >= factor:
             value = number / factor
             return f"{int(value)} {unit}" if value == int(value) else f"{significant(value)} {unit}"
+    # Less than half a byte is what a loop of thousands allocates once.
+    number = 0 if number < 0.5 else number
     return f"{int(number)} B" if number == int(number) else f"{significant(number)} B"
 
 
