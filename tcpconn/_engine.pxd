@@ -132,7 +132,7 @@ cdef class Engine:
     cdef bint satisfied(self, const Waiter* waiter) noexcept nogil
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef int read_pass(self, uint64_t deadline) noexcept nogil
-    cdef int read_once(self) noexcept nogil
+    cdef bint read_once(self) noexcept nogil
     cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef void dispatch(self) noexcept nogil
     cdef void wake(self, Waiter* waiter) noexcept nogil

@@ -483,13 +483,12 @@ cdef class Engine:
             return WAITED_READY
         if wants_write(self.s) and not self.writing:
             self.pump(INLINE_ROUNDS)    # what the peer may be waiting for
-        if not self.drained:
-            return self.read_once()
+        if not self.drained and self.read_once():
+            return WAITED_READY
         if self.busy_poll_ns > 0:
             until = tc_now() + self.busy_poll_ns
             while True:
-                self.read_once()
-                if not self.drained or self.down:
+                if self.read_once():
                     return WAITED_READY
                 now = tc_now()
                 if now >= until or (deadline != 0 and now >= deadline):
@@ -511,12 +510,14 @@ cdef class Engine:
             self.blocked = False
             self.pump(INLINE_ROUNDS)
         if events & READY_READ:
-            self.drained = False
-            return self.read_once()
+            self.read_once()
         return WAITED_READY
 
-    cdef int read_once(self) noexcept nogil:
-        """Takes in what is there. The caller has the reader's role."""
+    cdef bint read_once(self) noexcept nogil:
+        """Takes in what is there, and tells everybody. The caller has the reader's role.
+
+        False when there was nothing. Afterwards, `drained` says whether there can be more.
+        """
         cdef State* s = self.s
         cdef Span[2] spans
         cdef int count = targets(s, spans)
@@ -525,7 +526,7 @@ cdef class Engine:
         cdef Py_ssize_t result
         if count == 0 or self.down:
             self.dispatch()
-            return WAITED_READY
+            return True
         for index in range(count):
             asked += spans[index].length
         self.unlock()
@@ -536,14 +537,14 @@ cdef class Engine:
             received(s, <size_t> result, tc_now())
         elif result == OUTCOME_AGAIN:
             self.drained = True
-            return WAITED_READY
+            return False
         else:
             state_lost(s)
             self.take_down()
         self.dispatch()
         if wants_write(s) and not self.writing:
             self.pump(INLINE_ROUNDS)
-        return WAITED_READY
+        return True
 
     # Ending
 

@@ -431,7 +431,7 @@ class TestPing:
             code, output, errors = run("ping", "-c2", server.address)
         assert code == 8
         assert is_one_line(errors)
-        assert "1 sent, 0 received" in output
+        assert "1 sent, 0 received, 100% lost" in output
 
     def test_a_peer_that_goes_away(self, run: Callable[..., tuple[int, str, str]]) -> None:
         def go_away(connection: tcpconn.Connection) -> None:
@@ -442,7 +442,7 @@ class TestPing:
             code, output, errors = run("ping", server.address)
         assert code == 56
         assert is_one_line(errors)
-        assert "1 sent, 0 received" in output
+        assert "1 sent, 0 received, 100% lost" in output
 
     @posix_only
     def test_ctrl_c_ends_with_the_summary(self, echo: str) -> None:

@@ -171,6 +171,11 @@ class Pinger:
         """How many messages got no reply within the timeout, nor later."""
         return self.sent - self.trips.count - len(self._awaited)
 
+    def give_up(self) -> None:
+        """No more replies will come."""
+        self._overdue.extend(self._awaited)
+        self._awaited.clear()
+
     def run(self, count: int | None) -> None:
         """Ping `count` times, or for ever."""
         next_send = time.perf_counter_ns()
@@ -338,6 +343,7 @@ def ping(
                 pass
             except CommandError as error:  # the summary of what there was comes first
                 failure = error
+                pinger.give_up()
             took = time.monotonic() - began
         _summarize(peer, pinger, took)
     finally:
