@@ -43,6 +43,7 @@ from tcpconn._send cimport (
     ROOM_DIRECT,
     ROOM_ENDED,
     ROOM_TOO_LARGE,
+    WAIT_ACK,
     send_cut,
     send_direct,
     send_room,
@@ -202,9 +203,15 @@ cdef class Endpoint:
             engine.lock()
 
     cdef bint owes_credit(self) noexcept nogil:
-        """Whether a message that was taken is worth telling the peer about now."""
+        """Whether a message that was taken is worth telling the peer about now.
+
+        What is not urgent waits for the next write, or for the keeper, if that looks after the link anyway.
+        """
         self.engine.replied = True
-        return self.engine.s.credit_first is not NULL or self.engine.s.session_credit_due
+        return self.engine.s.credit_urgent or (
+            self.engine.owned
+            and (self.engine.s.credit_first is not NULL or self.engine.s.session_credit_due)
+        )
 
     cdef void took(self) noexcept:
         """A message was taken. Releases the lock."""
@@ -387,6 +394,8 @@ cdef class Endpoint:
             limit = <int64_t> (deadline[0] - now) if now < deadline[0] else 0
         with nogil:
             engine.begin_wait(&waiter, self.conn, WANT_ROOM, size)
+            if send_room(engine.s, self.conn, size) == WAIT_ACK and engine.s.ping_sent_at == 0:
+                session_ping(engine.s, tc_now())    # the answer brings the ack
             if not engine.writing:
                 engine.pump(INLINE_ROUNDS)
             outcome = engine.wait_for(&waiter, limit)

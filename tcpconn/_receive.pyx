@@ -279,7 +279,7 @@ cdef void took_sequenced(State* s, uint64_t payload) noexcept nogil:
     s.owed_bytes += payload
     if s.owed_since == 0:
         s.owed_since = s.now
-    # Half of what section 8 allows: the ack is on its way before the sender waits for it.
+    # Half of what section 8 allows. Nearly always something else goes out before, and takes the ack along.
     if s.owed_bytes >= ACK_BYTES // 2:
         s.ack_due = True
 
@@ -660,6 +660,7 @@ cdef void end_direct(State* s) noexcept nogil:
         needed = left + FRAME_COST * (left // s.ours.max_frame_size + 1)
         if conn.receive_limit - conn.receive_used < needed:
             conn.receive_limit = conn.receive_used + needed
+            s.credit_urgent = True
             credit_list(s, conn)
         return
     message = <Message*> slab_take(&s.messages)

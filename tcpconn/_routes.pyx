@@ -33,6 +33,7 @@ cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
     conn.turn.level = conn.priority
     conn.window = s.ours.route_credit
     conn.receive_limit = s.ours.route_credit
+    conn.told_limit = s.ours.route_credit
     conn.send_limit = s.theirs.route_credit
     return conn
 
@@ -233,6 +234,8 @@ cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
     if target - s.receive_limit >= s.ours.session_credit // 8:
         s.receive_limit = target
         s.session_credit_due = True
+        if s.told_limit - s.receive_used < s.ours.session_credit // 4:
+            s.credit_urgent = True
     conn.released += cost
     if conn.in_state != ROUTE_OPEN:
         return
@@ -250,6 +253,9 @@ cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
         target = conn.released + conn.window
     conn.granted_at = s.now
     conn.receive_limit = target
+    # What is not urgent goes along with the next write: a reply, most often.
+    if conn.told_limit - conn.receive_used < conn.window // 4:
+        s.credit_urgent = True
     credit_list(s, conn)
 
 

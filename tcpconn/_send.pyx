@@ -420,6 +420,8 @@ cdef void fill_control(State* s) noexcept nogil:
     if s.session_credit_due:
         s.session_credit_due = False
         put_control(s, CREDIT, 0, s.receive_limit)
+        s.told_limit = s.receive_limit
+    s.credit_urgent = False
     while s.credit_first is not NULL and CONTROL_BYTES - s.control_length >= 2 * (HEADER_SIZE + 8):
         conn = s.credit_first
         s.credit_first = conn.credit_next
@@ -428,6 +430,7 @@ cdef void fill_control(State* s) noexcept nogil:
         conn.credit_due = False
         if conn.in_state == ROUTE_OPEN:
             put_control(s, CREDIT, conn.in_route, conn.receive_limit)
+            conn.told_limit = conn.receive_limit
         conn_release(s, conn)
     # An ack is due, or goes along with what goes out anyway.
     if s.acked != s.sequence and (s.ack_due or s.control_length > 0 or has_queued(s)):

@@ -295,6 +295,7 @@ cdef class Session:
         s.ours.session_credit = options.session_credit
         s.ours.max_connections = options.max_connections
         s.receive_limit = s.ours.session_credit
+        s.told_limit = s.receive_limit
         # Until HELLO or WELCOME says more, section 4.
         s.theirs.max_frame_size = MIN_FRAME_SIZE
         s.theirs.max_message_size = MIN_MESSAGE_SIZE

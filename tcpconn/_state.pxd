@@ -102,6 +102,7 @@ cdef struct Conn:               # the session's record of a connection
     Turn turn
     # receiving
     uint64_t receive_limit
+    uint64_t told_limit         # as of the last CREDIT sent
     uint64_t receive_used
     uint64_t released           # cost of what was read or dropped
     uint64_t window             # how far the limit goes beyond it
@@ -182,6 +183,7 @@ cdef struct State:
     Conn* credit_first
     Conn* credit_last
     bint session_credit_due
+    bint credit_urgent          # the peer may soon have to wait for what is due
     bint ping_due
     uint64_t ping_token
     uint64_t ping_sent_at       # 0: none under way
@@ -207,6 +209,7 @@ cdef struct State:
     uint8_t* posted_data
     uint64_t posted_size
     uint64_t receive_limit
+    uint64_t told_limit
     uint64_t receive_used
     uint64_t released
     uint64_t unread_bytes

@@ -75,7 +75,7 @@ cdef enum:
     FRAME_COST = 64
     MAX_PRIORITY = 7
     OPEN_SIZE = 17              # UUID and priority, before the tagged fields
-    ACK_BYTES = 65536           # payload after which an ack is due, section 8
+    ACK_BYTES = 2097152         # payload after which an ack is due at the latest, section 8
 
 cdef enum:
     ACK_DELAY_NS = 25000000     # half of what section 8 allows
