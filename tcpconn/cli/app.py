@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from tcpconn.cli.serve import serve
 _EXIT_CODES = "\b\nExit codes, curl's where curl has one:\n" + "\n".join(
     f"  {code.value:>3}  {code.meaning}" for code in ExitCode
 )
+_NO_LOG = logging.NullHandler()
 _SEE_ALSO = "Exit codes: see tcpconn --help."
 
 
@@ -62,6 +64,8 @@ def run(arguments: Sequence[str]) -> int:
             terminal.note(message)
         return code
 
+    # Without a handler of ours, logging would print warnings on standard error by itself.
+    logging.getLogger("tcpconn").addHandler(_NO_LOG)
     with _signals_as_exceptions():
         try:
             code = cli.main(args=list(arguments), prog_name="tcpconn", standalone_mode=False)

@@ -20,6 +20,8 @@ from tcpconn.cli.options import (
 )
 
 _REPORT_INTERVAL = 1.0
+# In seconds: what peers are owed still goes out, but whoever pressed Ctrl-C does not wait for long.
+_CLOSE_TIMEOUT = 1.0
 # How many messages are taken from the queue at a time.
 _BATCH = 256
 
@@ -135,13 +137,15 @@ def serve(
                 max_message_size=max_message_size,
                 busy_poll=busy_poll,
             )
-        with server:
+        try:
             terminal.announce(
                 server.address, f"{mode}; Ctrl-C ends", print_address=print_address, quiet=quiet
             )
             if isinstance(service, _Sink) and terminal.is_terminal(sys.stderr) and not quiet:
                 _report_rates(service)
             threading.Event().wait()
+        finally:
+            server.close(_CLOSE_TIMEOUT)
     except Stopped:
         pass  # the one way in which a server ends, and no mishap
     if isinstance(service, _Sink) and not quiet:
