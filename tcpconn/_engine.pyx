@@ -88,6 +88,7 @@ cdef enum:
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
     KEEPER_READS = 16           # reads of one link before another's turn comes
     LONGEST_WAIT_S = 1000000
+    WAKE_MOST = 65536          # bytes of a chunk that a reader sleeps for: while they come, it could copy
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when this much is left to write
 
 cdef int _generation = 0
@@ -226,7 +227,7 @@ cdef class Engine:
             result = self.link.write(spans, count)
             self.lock()
             if result >= 0:
-                wrote(s, <size_t> result)
+                wrote(s, <size_t> result, asked)
                 if <size_t> result < asked:
                     self.blocked = True
             elif result == OUTCOME_AGAIN:
@@ -479,6 +480,7 @@ cdef class Engine:
         cdef int events, wanted
         cdef int64_t timeout = -1
         cdef uint64_t now, until
+        cdef size_t least
         if self.down:
             return WAITED_READY
         if wants_write(self.s) and not self.writing:
@@ -497,9 +499,13 @@ cdef class Engine:
             now = tc_now()
             timeout = <int64_t> (deadline - now) if now < deadline else 0
         wanted = READY_READ | (READY_WRITE if self.blocked else 0)
+        least = 1
+        if self.s.direct is not NULL:
+            # The rest of a chunk that has begun comes whatever happens: no need to wake for a part of it.
+            least = <size_t> min(self.s.direct_length - self.s.direct_done, <uint64_t> WAKE_MOST)
         self.reader_waits = True
         self.unlock()
-        events = self.link.wait(wanted, timeout)
+        events = self.link.wait(wanted, timeout, least)
         self.lock()
         self.reader_waits = False
         if events == OUTCOME_INTERRUPTED:

@@ -28,10 +28,11 @@ cdef class Link:
         """Writes what there is room for. Bytes written, or an Outcome."""
         return OUTCOME_FAILED
 
-    cdef int wait(self, int events, int64_t timeout) noexcept nogil:
+    cdef int wait(self, int events, int64_t timeout, size_t least) noexcept nogil:
         """Waits until one of `events` is there, `wake` is called or `timeout` (ns; < 0: none) is over.
 
-        A mask of Ready (0: time is over), or OUTCOME_INTERRUPTED. An error counts as ready to read.
+        `least` is how many bytes must be there to count as ready to read; a link may wake for fewer. A mask of
+        Ready (0: time is over), or OUTCOME_INTERRUPTED. An error counts as ready to read.
         """
         return 0
 
@@ -115,7 +116,7 @@ cdef class StdlibLink(Link):
                     return self.failed(error)
             return total
 
-    cdef int wait(self, int events, int64_t timeout) noexcept nogil:
+    cdef int wait(self, int events, int64_t timeout, size_t least) noexcept nogil:
         with gil:
             try:
                 return self.wait_with_gil(events, timeout)

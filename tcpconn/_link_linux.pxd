@@ -7,6 +7,8 @@ cdef class NativeLink(Link):
     cdef int descriptor
     cdef int waker              # an eventfd
 
+    cdef void set_least(self, int count) noexcept nogil
+
 
 cdef class EpollPoller(Poller):
     cdef int epoll

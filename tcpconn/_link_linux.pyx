@@ -39,7 +39,8 @@ cdef extern from *:
     ssize_t sendmsg(int descriptor, const msghdr* message, int flags) nogil
     ssize_t recv(int descriptor, void* data, size_t length, int flags) nogil
     int shutdown(int descriptor, int how) nogil
-    int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
+    int setsockopt(int descriptor, int level, int option, const void* value, unsigned int size) nogil
+    int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOL_SOCKET, SO_RCVLOWAT
 
     struct pollfd:
         int fd
@@ -124,7 +125,7 @@ cdef class NativeLink(Link):
                 self.error = errno
                 return OUTCOME_FAILED
 
-    cdef int wait(self, int events, int64_t timeout) noexcept nogil:
+    cdef int wait(self, int events, int64_t timeout, size_t least) noexcept nogil:
         cdef pollfd[2] descriptors
         cdef timespec limit
         cdef int ready = 0
@@ -139,7 +140,11 @@ cdef class NativeLink(Link):
         descriptors[1].revents = 0
         limit.tv_sec = timeout // 1000000000
         limit.tv_nsec = timeout % 1000000000
+        if least > 1:
+            self.set_least(<int> least)
         result = ppoll(descriptors, 2, NULL if timeout < 0 else &limit, NULL)
+        if least > 1:
+            self.set_least(1)
         if result < 0:
             if errno == EINTR:
                 return OUTCOME_INTERRUPTED
@@ -152,6 +157,10 @@ cdef class NativeLink(Link):
         if descriptors[0].revents & ~POLLOUT:
             ready |= READY_READ
         return ready
+
+    cdef void set_least(self, int count) noexcept nogil:
+        """Where it is not understood (unix-domain sockets), waits end sooner."""
+        setsockopt(self.descriptor, SOL_SOCKET, SO_RCVLOWAT, &count, sizeof(count))
 
     cdef void wake(self) noexcept nogil:
         signal_eventfd(self.waker)

@@ -59,9 +59,9 @@ cdef enum:
     # one that is not all here goes straight to its destination.
     WHOLE_MOST = 16384
     LEAST_READ = 16384          # room that a read is given at least
-    # While a message goes on, a read that ends a chunk is given only this much more: the next header
-    # and a little, so that the next chunk too comes straight to its destination.
-    BETWEEN_CHUNKS = 4096
+    # Behind a large frame, a read into the block is given only this much: the next header and a little, so
+    # that the payload of another large one comes straight to its destination too.
+    BETWEEN_LARGE = 4096
     SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
     SPARSE_LOOKS = 16           # retired blocks looked at in one go
 
@@ -184,8 +184,8 @@ cdef int targets(State* s, Span* spans) noexcept nogil:
         spans[0].data = s.direct.assembly.data + s.direct.assembly.filled + s.direct_done
         spans[0].length = <size_t> (s.direct_length - s.direct_done)
         count = 1
-        if not s.direct_last:
-            room = min(room, <size_t> BETWEEN_CHUNKS)
+    if s.expect_large:
+        room = min(room, <size_t> BETWEEN_LARGE)
     spans[count].data = s.block.data + s.block_end
     spans[count].length = room
     return count + 1
@@ -518,6 +518,7 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     here = min(size, <uint64_t> (held - HEADER_SIZE - total_field))
     memcpy(conn.assembly.data + conn.assembly.filled, at, <size_t> here)
     s.block_start += HEADER_SIZE + total_field + <size_t> here
+    s.expect_large = True
     s.direct = conn
     s.direct_length = size
     s.direct_done = here
@@ -608,6 +609,7 @@ cdef int keep_in_block(State* s, Conn* conn, uint8_t* data, uint64_t size) noexc
     cdef Message* message = <Message*> slab_take(&s.messages)
     if message is NULL:
         return fail_with(s, CODE_INTERNAL, b"10", b"out of memory")
+    s.expect_large = False
     count_data(s, conn, size)
     message.kind = MESSAGE_SHARED
     message.block = block

@@ -33,10 +33,13 @@ cdef enum:
     # Small messages queued ahead of the link. Enough to keep it busy while their sender wakes up, little
     # enough to stay in a core's cache and not to delay what comes after: at 1 GB/s, a quarter of a ms.
     UNWRITTEN_MOST = 262144
-    # Bytes of large messages cut for one batch: two default chunks, which is what a small message
-    # that comes just then waits for.
+    # A chunk, and the bytes of large messages cut for one batch: what a small message waits for that
+    # comes just then.
+    CHUNK = 65536
     CUT_MOST = 131072
-    BATCH = 262144              # bytes given to one write
+    # The same for a connection that has the link to itself, as long as that takes all it is given at once.
+    CUT_MOST_ALONE = 524288
+    BATCH = 262144              # bytes of small messages given to one write
     COPY_CHUNK = 4096           # chunks up to this are copied behind their header, larger referenced
     SMALL_CREDIT = 16384        # every receiver's window has room for a message of this size again
                                 # once it has read; a larger one may have to go in chunks
@@ -239,15 +242,14 @@ cdef int reference_out(State* s, Outgoing* message, uint64_t size) noexcept nogi
     return 0
 
 
-cdef uint64_t cut(State* s, Conn* conn) noexcept nogil:
-    """Puts the next chunk of a connection's first message into the send queue.
+cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
+    """Puts the next chunk, of at most `most` bytes, of a connection's first message into the send queue.
 
     Returns its cost; 0 when credit is wanting (or memory: then the session has failed).
     """
     cdef Outgoing* message = conn.outgoing_first
     cdef uint64_t room = conn.send_limit - conn.send_used
     cdef uint64_t left = message.total - message.done
-    cdef uint64_t most = s.theirs.max_frame_size
     cdef uint64_t size, cost, given
     cdef bint first = message.done == 0
     cdef bint last
@@ -318,12 +320,12 @@ cdef uint64_t cut(State* s, Conn* conn) noexcept nogil:
     return cost
 
 
-cdef void serve(State* s, Turn* turn) noexcept nogil:
+cdef void serve(State* s, Turn* turn, uint64_t chunk) noexcept nogil:
     """Cuts chunks for one connection until its turn is used up."""
     cdef Conn* conn = <Conn*> turn.record
     cdef uint64_t cost
     while conn.outgoing_first is not NULL and turn.deficit > 0:
-        cost = cut(s, conn)
+        cost = cut(s, conn, chunk)
         if cost == 0:
             turn.deficit = 0
             return              # credit_came or session_credit_came puts it back
@@ -445,6 +447,7 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
     """
     cdef int count = 0
     cdef Turn* turn
+    cdef bint alone
     cdef bint in_flight = queue_in_flight(&s.queue)
     # Control frames never stand inside another frame: they join a batch only as it begins.
     if s.control_written == s.control_taken and not in_flight and not s.queue.mid_frame:
@@ -466,14 +469,19 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
         turn = schedule_next(&s.scheduler)
         if turn is NULL:
             break
-        serve(s, turn)
-        if s.queue.unwritten >= CUT_MOST or s.phase == PHASE_CLOSED:
+        alone = s.scheduler.queued == 0 and not s.tight
+        if alone:
+            turn.deficit = CUT_MOST_ALONE
+        serve(s, turn, s.theirs.max_frame_size if alone else min(s.theirs.max_frame_size, <uint32_t> CHUNK))
+        if s.queue.unwritten >= <uint64_t> (CUT_MOST_ALONE if alone else CUT_MOST) or s.phase == PHASE_CLOSED:
             break
-    return count + queue_take(&s.queue, spans + count, most - count, BATCH)
+    return count + queue_take(&s.queue, spans + count, most - count, max(<size_t> BATCH, s.queue.unwritten))
 
 
-cdef void wrote(State* s, size_t count) noexcept nogil:
+cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil:
+    """The link took `count` of the `asked` bytes that `prepare` gave."""
     cdef size_t control = min(count, s.control_taken - s.control_written)
+    s.tight = count < asked
     s.bytes_sent += count
     s.control_written += control
     if count > control:

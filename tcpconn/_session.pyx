@@ -506,7 +506,7 @@ cdef class Session:
                 size = min(spans[index].length, most - total)
                 parts.append((<const char*> spans[index].data)[:size])
                 total += size
-            wrote(s, total)
+            wrote(s, total, total)
         finally:
             tc_mutex_unlock(&s.lock)
         return b"".join(parts)

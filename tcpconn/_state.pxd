@@ -175,6 +175,7 @@ cdef struct State:
     uint64_t send_used
     uint64_t reserved
     uint64_t outgoing_bytes     # payload not cut yet
+    bint tight                  # the link did not take the last batch in one go
     Turn* starved               # turns that wait for the session's credit
     uint8_t[CONTROL_BYTES] control
     size_t control_length
@@ -204,6 +205,7 @@ cdef struct State:
     uint64_t direct_done
     uint64_t direct_length
     bint direct_last            # it ends its message
+    bint expect_large           # the last DATA frame was one
     Message* posted             # what arrived in the receiver's own buffer
     Conn* posted_by
     uint8_t* posted_data

@@ -31,8 +31,9 @@ class Options:
     max_message_size: int = 16 * MIB
     """Largest message sent or taken. Bounds what one message can make either side hold."""
 
-    max_frame_size: int = 64 * KIB
-    """Largest payload of a frame that is taken: what a message of another connection waits for."""
+    max_frame_size: int = 256 * KIB
+    """Largest payload of a frame that is taken. Senders use more than 64 KiB only on a link that nobody else wants
+    to use and that takes it at once: what comes just then waits that long."""
 
     connection_credit: int = 256 * KIB
     """Unread bytes a new connection may hold: a few round trips' worth on a local network."""

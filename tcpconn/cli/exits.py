@@ -80,6 +80,11 @@ def reason_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _naming(address: str, error: BaseException) -> str:
+    text = printable(str(error))
+    return text if address in text else f"{address}: {text}"
+
+
 @contextmanager
 def explaining(address: str, *, lost: ExitCode) -> Iterator[None]:
     """Turn the errors of talking to `address` into a CommandError.
@@ -99,15 +104,17 @@ def explaining(address: str, *, lost: ExitCode) -> Iterator[None]:
             "allow; make it smaller, or raise --max-message-size on both sides",
         ) from error
     except tcpconn.ResolveError as error:
-        raise CommandError(ExitCode.RESOLVE, str(error)) from error
+        raise CommandError(ExitCode.RESOLVE, _naming(address, error)) from error
     except tcpconn.ConnectError as error:
-        raise CommandError(ExitCode.CONNECT, str(error)) from error
+        raise CommandError(
+            ExitCode.CONNECT, f"{_naming(address, error)}; is anything listening there?"
+        ) from error
     except tcpconn.Timeout as error:
-        raise CommandError(ExitCode.TIMEOUT, f"{address}: {error}") from error
+        raise CommandError(ExitCode.TIMEOUT, _naming(address, error)) from error
     except tcpconn.ProtocolError as error:
-        raise CommandError(ExitCode.NOT_TCPCONN, f"{address}: {error}") from error
+        raise CommandError(ExitCode.NOT_TCPCONN, _naming(address, error)) from error
     except (tcpconn.ConnectionClosed, tcpconn.LinkLost) as error:
-        raise CommandError(lost, f"{address}: {error}") from error
+        raise CommandError(lost, _naming(address, error)) from error
 
 
 @contextmanager
@@ -115,11 +122,12 @@ def explaining_listen(address: str) -> Iterator[None]:
     """Turn the errors of beginning to listen on `address` into a CommandError."""
     try:
         with explaining(address, lost=ExitCode.LISTEN):
-            yield
-    except CommandError as error:
-        if error.code == ExitCode.CONNECT:
-            raise CommandError(ExitCode.LISTEN, error.message) from error
-        raise
+            try:
+                yield
+            except tcpconn.ResolveError:
+                raise
+            except tcpconn.ConnectError as error:
+                raise CommandError(ExitCode.LISTEN, _naming(address, error)) from error
     except OSError as error:
         raise CommandError(
             ExitCode.LISTEN, f"could not listen on {address}: {reason_of(error)}"
