@@ -486,6 +486,10 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     cdef uint64_t size, here
     cdef Conn* conn
     cdef int wanted
+    if header.length < total_field:
+        return fail_numbers(
+            s, CODE_MALFORMED, b"6", b"a first chunk without a total size (bytes)", header.length, total_field
+        )
     if held < HEADER_SIZE + total_field:
         return 0 if make_room(s, HEADER_SIZE + total_field) == 0 else -1
     whole = held >= HEADER_SIZE + header.length
@@ -550,10 +554,6 @@ cdef int check_data(
     found[0] = conn
     if conn is NULL:
         return no_such_route(s, header.route)
-    if header.length < total_field:
-        return fail_numbers(
-            s, CODE_MALFORMED, b"6", b"a first chunk without a total size (bytes)", header.length, total_field
-        )
     size = header.length - total_field
     cost = FRAME_COST + size
     if cost > conn.receive_limit - conn.receive_used:
