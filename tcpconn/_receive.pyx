@@ -377,7 +377,7 @@ cdef int told_end(
     cdef Fault fault
     s.told_length = min(length, <uint32_t> MAX_TEXT_SIZE)
     memcpy(s.told, text, s.told_length)
-    fault_set(&fault, code if code != CODE_NONE else CODE_PROTOCOL, section, b"the peer ended the link")
+    fault_set(&fault, known_code(code), section, b"the peer ended the link")
     s.fault = fault
     s.fault_is_theirs = True
     s.phase = PHASE_CLOSED
@@ -456,7 +456,7 @@ cdef int on_reset(State* s, uint32_t route, uint32_t code) noexcept nogil:
         return no_such_route(s, route)
     drop_assembly(s, conn)
     if conn.in_state == ROUTE_OPEN:
-        conn.in_code = <uint16_t> min(max(code, <uint32_t> CODE_PROTOCOL), <uint32_t> 0xFFFF)
+        conn.in_code = known_code(code)
     in_route_ended(s, conn)
     return 0
 
@@ -469,7 +469,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     conn = conn_by_out_route(s, route)
     if conn is NULL:
         return 0
-    conn.out_code = <uint16_t> min(max(code, <uint32_t> CODE_PROTOCOL), <uint32_t> 0xFFFF)
+    conn.out_code = known_code(code)
     conn.finishing = False
     send_reset(s, conn, CODE_CLOSED)
     return 0
