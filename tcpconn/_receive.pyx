@@ -43,6 +43,7 @@ from tcpconn._routes cimport (
     credit_release,
     drop_assembly,
     in_route_ended,
+    in_route_opened,
     leave_block,
     state_fail,
     unlink_from_block,
@@ -51,7 +52,7 @@ from tcpconn._send cimport credit_came, send_reset, send_stop, session_credit_ca
 from tcpconn._sendqueue cimport queue_ack
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_atomic_get
-from tcpconn._table cimport table_add, table_next
+from tcpconn._table cimport table_next
 from tcpconn._wire cimport *
 
 cdef enum:
@@ -421,13 +422,11 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
             conn_bind(s, conn)
             accept_push(s, conn)
     conn.in_route = header.route
-    conn.in_state = ROUTE_OPEN
-    conn.by_in.key = header.route
-    table_add(&s.in_routes, &conn.by_in)
-    if refusal != CODE_NONE:
-        send_stop(s, conn, refusal)
+    in_route_opened(s, conn)
     if header.flags & LAST:
         in_route_ended(s, conn)
+    elif refusal != CODE_NONE:
+        send_stop(s, conn, refusal)
     return 0
 
 
@@ -464,14 +463,23 @@ cdef int on_reset(State* s, uint32_t route, uint32_t code) noexcept nogil:
 cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     """RESET PEER: nobody reads our direction any more, and we end it."""
     cdef Conn* conn
+    cdef bint refused
     if route > s.out_route:
         return fail_numbers(s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route)
     conn = conn_by_out_route(s, route)
     if conn is NULL:
         return 0
-    conn.out_code = known_code(code)
-    conn.finishing = False
-    send_reset(s, conn, CODE_CLOSED)
+    # A peer that refuses an OPEN will not open the other direction. One that closes does: to end it.
+    refused = conn.in_state == ROUTE_IDLE and (
+        code == CODE_REFUSED or code == CODE_LIMIT or code == CODE_DUPLICATE
+    )
+    if conn.out_state == ROUTE_OPEN:
+        conn.out_code = known_code(code)
+        conn.finishing = False
+        send_reset(s, conn, CODE_CLOSED)
+    if refused:
+        conn.in_code = known_code(code)
+        in_route_ended(s, conn)
     return 0
 
 
@@ -732,7 +740,7 @@ cdef int on_credit(State* s, uint32_t route, uint64_t limit) noexcept nogil:
     if route > s.out_route:
         return fail_numbers(s, CODE_STATE, b"7", b"CREDIT for a route never opened", route, s.out_route)
     conn = conn_by_out_route(s, route)
-    if conn is not NULL and limit > conn.send_limit:
+    if conn is not NULL and conn.out_state == ROUTE_OPEN and limit > conn.send_limit:
         conn.send_limit = limit
         credit_came(s, conn)
         conn_event(s, conn, EVENT_CREDIT)

@@ -14,7 +14,9 @@ cdef void conn_bind(State* s, Conn* conn) noexcept nogil
 cdef void conn_release(State* s, Conn* conn) noexcept nogil
 cdef void conn_event(State* s, Conn* conn, uint32_t events) noexcept nogil
 cdef Conn* next_event(State* s) noexcept nogil
+cdef void in_route_opened(State* s, Conn* conn) noexcept nogil
 cdef void in_route_ended(State* s, Conn* conn) noexcept nogil
+cdef void out_route_opened(State* s, Conn* conn) noexcept nogil
 cdef void out_route_ended(State* s, Conn* conn) noexcept nogil
 cdef void check_over(State* s, Conn* conn) noexcept nogil
 cdef void accept_push(State* s, Conn* conn) noexcept nogil

@@ -110,21 +110,42 @@ cdef Conn* next_event(State* s) noexcept nogil:
     return conn
 
 
-# Ending
+# The two directions
+
+cdef void in_route_opened(State* s, Conn* conn) noexcept nogil:
+    conn.in_state = ROUTE_OPEN
+    conn.by_in.key = conn.in_route
+    table_add(&s.in_routes, &conn.by_in)
+    forget_out_route(s, conn)
+
+
+cdef void out_route_opened(State* s, Conn* conn) noexcept nogil:
+    conn.out_state = ROUTE_OPEN
+    conn.by_out.key = conn.out_route
+    table_add(&s.out_routes, &conn.by_out)
+    conn.out_known = True
+
+
+cdef inline void forget_out_route(State* s, Conn* conn) noexcept nogil:
+    """The number of an ended route is still looked for while the peer may refuse the connection."""
+    if conn.out_known and conn.out_state == ROUTE_ENDED and conn.in_state != ROUTE_IDLE:
+        table_remove(&s.out_routes, &conn.by_out)
+        conn.out_known = False
+
 
 cdef void in_route_ended(State* s, Conn* conn) noexcept nogil:
     if conn.in_state == ROUTE_OPEN or conn.in_state == ROUTE_DISCARDING:
         table_remove(&s.in_routes, &conn.by_in)
     conn.in_state = ROUTE_ENDED
+    forget_out_route(s, conn)
     conn_event(s, conn, EVENT_END)
     check_over(s, conn)
 
 
 cdef void out_route_ended(State* s, Conn* conn) noexcept nogil:
     outgoing_drop(s, conn)
-    if conn.out_state == ROUTE_OPEN:
-        table_remove(&s.out_routes, &conn.by_out)
     conn.out_state = ROUTE_ENDED
+    forget_out_route(s, conn)
     conn_event(s, conn, EVENT_END)
     check_over(s, conn)
 

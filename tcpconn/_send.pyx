@@ -11,6 +11,7 @@ from tcpconn._routes cimport (
     check_over,
     conn_release,
     out_route_ended,
+    out_route_opened,
     outgoing_free,
     state_fail,
 )
@@ -26,7 +27,6 @@ from tcpconn._sendqueue cimport (
     queue_wrote,
 )
 from tcpconn._state cimport *
-from tcpconn._table cimport table_add
 from tcpconn._wire cimport *
 
 cdef enum:
@@ -82,9 +82,7 @@ cdef int send_open(State* s, Conn* conn, bint last) noexcept nogil:
     if last:
         out_route_ended(s, conn)
         return 0
-    conn.out_state = ROUTE_OPEN
-    conn.by_out.key = conn.out_route
-    table_add(&s.out_routes, &conn.by_out)
+    out_route_opened(s, conn)
     return 0
 
 

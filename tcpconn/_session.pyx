@@ -138,7 +138,10 @@ cdef Conn* session_accept(State* s) noexcept nogil:
 
 
 cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil:
-    """The user closes a connection: our direction ends, the peer's will not be read."""
+    """The user closes a connection: our direction ends, the peer's will not be read.
+
+    `code` is none of those that refuse an OPEN (section 5): they say that we do not end our direction.
+    """
     if not conn.attached:
         return
     conn.attached = False

@@ -87,6 +87,7 @@ cdef struct Conn:               # the session's record of a connection
     bint attached               # a user's object stands for it
     bint accepted               # it does not wait to be accepted
     bint bound                  # in by_id
+    bint out_known              # in by_out
     bint finishing              # FIN goes out behind what is still to be cut
     uint16_t in_code            # how the peer ended its direction, when abruptly
     uint16_t out_code           # why the peer will not read ours
