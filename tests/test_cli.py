@@ -143,7 +143,7 @@ def inbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def contents() -> bytes:
-    # More than one message of 1 MiB, and no two parts of it alike.
+    # More than one message, and no two parts of it alike.
     return b"".join(hashlib.sha256(bytes([n])).digest() * 4096 for n in range(20)) + b"end"
 
 
@@ -624,7 +624,7 @@ class TestSendAndReceive:
     ) -> None:
         (tmp_path / "file").write_bytes(contents)
         with listening("receive", "-q", "-o", str(inbox), "--max-message-size", "64K") as receiver:
-            code, _, errors = send(receiver.address, str(tmp_path / "file"))
+            code, _, errors = send(receiver.address, "--message-size", "1M", str(tmp_path / "file"))
             assert code == 63
             assert is_one_line(errors)
             code, _, errors = receiver.end()

@@ -59,11 +59,11 @@ def is_terminal(stream: object) -> bool:
 
 
 def announce(address: str, what: str, *, print_address: bool, quiet: bool) -> None:
-    """Tell where we listen."""
-    if print_address:
-        emit(address)
+    """Tell where we listen. The address on standard output comes last: scripts go on from there."""
     if not quiet:
         note(f"listening on {address}, {what}")
+    if print_address:
+        emit(address)
 
 
 def amount(size: float) -> str:
