@@ -36,7 +36,7 @@ from tcpconn._engine cimport (
     current_generation,
 )
 from tcpconn._receive cimport take_message
-from tcpconn._routes cimport conn_release, message_free
+from tcpconn._routes cimport conn_release, message_free, reader_starves
 from tcpconn._send cimport (
     ROOM_CLOSED,
     ROOM_CUT,
@@ -179,6 +179,7 @@ cdef class Endpoint:
             if deadline == 0 and limit >= 0:
                 deadline = tc_now() + <uint64_t> limit
             with nogil:
+                reader_starves(s, conn)
                 engine.begin_wait(&waiter, conn, WANT_MESSAGE, 0)
                 if place is not NULL and engine.reading == NOBODY and s.posted_by is NULL:
                     engine.take_role(&waiter)
@@ -203,15 +204,9 @@ cdef class Endpoint:
             engine.lock()
 
     cdef bint owes_credit(self) noexcept nogil:
-        """Whether a message that was taken is worth telling the peer about now.
-
-        What is not urgent waits for the next write, or for the keeper, if that looks after the link anyway.
-        """
+        """Whether a message that was taken is worth telling the peer about now."""
         self.engine.replied = True
-        return self.engine.s.credit_urgent or (
-            self.engine.owned
-            and (self.engine.s.credit_first is not NULL or self.engine.s.session_credit_due)
-        )
+        return self.engine.s.credit_urgent
 
     cdef void took(self) noexcept:
         """A message was taken. Releases the lock."""

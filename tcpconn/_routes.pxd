@@ -26,6 +26,7 @@ cdef void leave_block(State* s, Block* block, uint64_t length) noexcept nogil
 cdef void unlink_from_block(Message* message) noexcept nogil
 cdef void message_free(State* s, Message* message) noexcept nogil
 cdef void credit_list(State* s, Conn* conn) noexcept nogil
+cdef void reader_starves(State* s, Conn* conn) noexcept nogil
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil
 cdef void drop_unread(State* s, Conn* conn) noexcept nogil
 cdef void drop_assembly(State* s, Conn* conn) noexcept nogil

@@ -7,12 +7,16 @@ for it. Every function here is called with the session's lock held.
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
 from tcpconn._buffer cimport Block, block_release, slab_give
-from tcpconn._frame cimport Fault, assembly_drop, put_header, put_preface
+from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
 from tcpconn._schedule cimport Turn, schedule_remove
 from tcpconn._sendqueue cimport held_release
 from tcpconn._state cimport *
 from tcpconn._table cimport Node, table_add, table_find, table_remove
 from tcpconn._wire cimport *
+
+
+cdef enum:
+    GRANT_NS = 1000000          # grants for one route that come closer together make its window grow
 
 
 # Making and finding
@@ -249,35 +253,51 @@ cdef void message_free(State* s, Message* message) noexcept nogil:
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
     """Messages of this cost were read or dropped, section 7: raises limits when it is worth a frame."""
     cdef uint64_t target
-    cdef bint eager
+    cdef uint64_t largest = message_cost(s.ours.max_message_size, MIN_CHUNK)
     s.released += cost
     target = s.released + s.ours.session_credit
-    if target - s.receive_limit >= s.ours.session_credit // 8:
+    if target - s.receive_limit >= s.ours.session_credit // 8 or s.receive_limit - s.receive_used < largest:
         s.receive_limit = target
         s.session_credit_due = True
-        if s.told_limit - s.receive_used < s.ours.session_credit // 4:
-            s.credit_urgent = True
+    # A sender must be able to start a message of the largest size.
+    if s.session_credit_due and s.told_limit - s.receive_used < max(largest, s.ours.session_credit // 4):
+        s.credit_urgent = True
     conn.released += cost
     if conn.in_state != ROUTE_OPEN:
         return
     target = conn.released + conn.window
-    if target <= conn.receive_limit or target - conn.receive_limit < conn.window // 2:
-        return
-    # The window grows with use: when whoever reads has caught up and the credit was what held the
-    # sender back (it is used up, or half a window went by within one round trip).
-    eager = conn.unread_count == 0 and (
-        conn.receive_limit - conn.receive_used < s.ours.max_frame_size
-        or s.now - conn.granted_at < s.round_trip
-    )
-    if eager and conn.window < s.max_route_credit:
-        conn.window = min(2 * max(conn.window, conn.largest), s.max_route_credit)
-        target = conn.released + conn.window
-    conn.granted_at = s.now
-    conn.receive_limit = target
+    if target > conn.receive_limit and target - conn.receive_limit >= conn.window // 2:
+        # Each grant costs both sides a wake-up: the window grows with the rate at which it is used.
+        if s.now - conn.granted_at < GRANT_NS and conn.window < s.max_route_credit:
+            conn.window = min(2 * conn.window, s.max_route_credit)
+            target = conn.released + conn.window
+        conn.granted_at = s.now
+        conn.receive_limit = target
+        credit_list(s, conn)
     # What is not urgent goes along with the next write: a reply, most often.
-    if conn.told_limit - conn.receive_used < conn.window // 4:
+    if conn.credit_due and conn.told_limit - conn.receive_used < conn.window // 4:
         s.credit_urgent = True
-    credit_list(s, conn)
+
+
+cdef void reader_starves(State* s, Conn* conn) noexcept nogil:
+    """Whoever reads has caught up and is about to wait: if it is credit that the peer is short of, the window grows.
+
+    It is, when the peer has used most of what it was told, or when the window is too small for two messages of
+    the size that comes here: the next one could not be on its way while this one is read.
+    """
+    cdef uint64_t wanted = conn.window
+    if conn.in_state != ROUTE_OPEN or conn.window >= s.max_route_credit:
+        return
+    if conn.told_limit - conn.receive_used < conn.window // 4:
+        wanted = 2 * conn.window
+    wanted = min(max(wanted, 2 * conn.largest), s.max_route_credit)
+    if wanted <= conn.window:
+        return
+    conn.window = wanted
+    if conn.released + wanted > conn.receive_limit:
+        conn.receive_limit = conn.released + wanted
+        credit_list(s, conn)
+        s.credit_urgent = True
 
 
 cdef void credit_list(State* s, Conn* conn) noexcept nogil:

@@ -41,8 +41,8 @@ cdef enum:
     CUT_MOST_ALONE = 524288
     BATCH = 262144              # bytes of small messages given to one write
     COPY_CHUNK = 4096           # chunks up to this are copied behind their header, larger referenced
-    SMALL_CREDIT = 16384        # every receiver's window has room for a message of this size again
-                                # once it has read; a larger one may have to go in chunks
+    SMALL_CREDIT = 8192         # every receiver leaves credit for a message of this size once it has
+                                # read what came before (section 7); a larger one may go in chunks
 
 
 cdef void out_of_memory(State* s) noexcept nogil:
@@ -375,8 +375,7 @@ cdef bint wants_write(State* s) noexcept nogil:
     if has_queued(s):
         return True
     return s.phase == PHASE_OPEN and (
-        s.ack_due or s.pong_count > 0 or s.credit_first is not NULL or s.session_credit_due
-        or s.ping_due or s.goaway_due
+        s.ack_due or s.pong_count > 0 or s.credit_urgent or s.ping_due or s.goaway_due
     )
 
 

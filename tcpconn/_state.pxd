@@ -107,7 +107,7 @@ cdef struct Conn:               # the session's record of a connection
     uint64_t receive_used
     uint64_t released           # cost of what was read or dropped
     uint64_t window             # how far the limit goes beyond it
-    uint64_t granted_at
+    uint64_t granted_at         # ns
     uint64_t largest            # cost of a message
     uint64_t last_size          # of the message that came last
     uint64_t assembly_cost      # of the message under assembly, so far
