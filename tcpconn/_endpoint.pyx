@@ -80,7 +80,7 @@ cdef object code_name(int code):
 
 
 cdef class Endpoint:
-    """Base of `Connection`. Made by `open_endpoint` and `accept_endpoint`."""
+    """Base of `Connection`, which says what holds for all of its methods."""
 
     def __init__(self):
         raise TypeError("connections are made by connect, wrap, Multiplexer and Listener")
@@ -239,6 +239,14 @@ cdef class Endpoint:
             self.free_message(message)
 
     def receive(self, timeout=None):
+        """The next message. Waits for it.
+
+        What arrived before the peer closed the connection, or before the link broke, is handed out
+        first. Then raises `ConnectionClosed` when the peer has closed it, so that there will be no
+        more messages, or when it was closed here; `ConnectionReset`, `LinkLost` or `ProtocolError`
+        when it ended in another way. Raises `Timeout` when there was no message in time: nothing is
+        lost, call it again.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef Conn* conn = self.conn
@@ -282,6 +290,15 @@ cdef class Endpoint:
         return spare if length == PyBytes_GET_SIZE(spare) else spare[:length]
 
     def receive_into(self, buffer, timeout=None):
+        """Receives the next message into a writable, C-contiguous buffer. Returns its size.
+
+        A large message comes straight from the socket if nothing else was waiting. The buffer
+        behind the message, or all of it when this raises, has undefined contents.
+
+        Raises `BufferTooSmall` (its `size` says what is needed): the message stays the next one,
+        receive it in another way. `NotABuffer` for one that cannot be written to. Else as
+        `receive`.
+        """
         cdef Py_buffer view
         cdef Message* message
         cdef uint64_t length
@@ -310,6 +327,15 @@ cdef class Endpoint:
             PyBuffer_Release(&view)
 
     def receive_view(self, timeout=None):
+        """The next message where it lies, without a copy: a `Lease`, to be released after use.
+
+            with connection.receive_view() as lease, memoryview(lease) as view:
+                ...
+
+        A lease keeps a block of memory (128 KiB for small messages, which share it) in use until it
+        and all views on it are released. For small messages `receive` is faster. Raises what
+        `receive` raises.
+        """
         cdef Message* message
         cdef Lease lease
         cdef Block* block
@@ -331,6 +357,11 @@ cdef class Endpoint:
         return lease
 
     def receive_many(self, limit=None, timeout=None):
+        """Waits for a message, and returns it with those that are there already: at most `limit`.
+
+        Never returns an empty list. Raises what `receive` raises, or `ValueError` for a `limit`
+        below 1.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef Message* message
@@ -495,11 +526,28 @@ cdef class Endpoint:
             PyBuffer_Release(&view)
 
     def send(self, data, timeout=None):
+        """Sends one message: bytes, or anything else with a C-contiguous buffer.
+
+        Returns when the message is queued, whole; `flush` waits until the peer has it. Waits while
+        the peer does not read what was sent before, or the link is slower than the sender. `data`
+        may be changed as soon as this returns.
+
+        Raises `Timeout` when there was no room in time: nothing was sent, send it again if you
+        like. `MessageTooLarge` and `NotABuffer`: nothing was sent either, and the connection works
+        on. `ConnectionClosed` when it is closed here, or by the peer, so that nobody would read the
+        message; `ConnectionReset`, `LinkLost` or `ProtocolError` when it ended in another way.
+        """
         if self.engine.generation != current_generation() or self.engine.s.queue.released is not NULL:
             self.check()
         self.send_one(data, timeout, False)
 
     def send_many(self, messages, timeout=None):
+        """Sends each of `messages` as `send` does, in as few writes as can be. Returns how many.
+
+        What came first may wait for what comes last: an iterator should not take its time.
+        `timeout` is for each message. When it raises, as `send` does, the messages before the one
+        in question are sent, that one and those behind it are not.
+        """
         cdef Py_ssize_t count = 0
         self.check()
         try:
@@ -513,6 +561,11 @@ cdef class Endpoint:
         return count
 
     def send_parts(self, buffers, timeout=None):
+        """Sends one message that is made of several buffers, without joining them first.
+
+        The peer receives their bytes in a row. No buffers make an empty message. Everything else is
+        as in `send`.
+        """
         self.check()
         parts = tuple(buffers)
         for part in parts:
@@ -551,6 +604,12 @@ cdef class Endpoint:
         return engine.wait_with_gil(self.conn, WANT_ACK, sequence, limit)
 
     def flush(self, timeout=None):
+        """Waits until the peer has acknowledged all that was sent here before: it has reached the
+        receive queue of the other process. That says nothing of whether its program has read it.
+
+        Raises `Timeout` when it took longer: nothing is lost, it is still on its way; call it
+        again. Raises what has ended the connection when that happened before all was acknowledged.
+        """
         cdef Engine engine = self.engine
         cdef uint64_t before
         self.check()
@@ -569,6 +628,16 @@ cdef class Endpoint:
         engine.unlock()
 
     def close(self, timeout=5):
+        """Ends the connection behind what was sent, and waits until the peer has acknowledged that.
+
+        The peer can still receive all of it; then its `receive` raises `ConnectionClosed`, and so
+        does its `send` from now on. Messages that nobody has received here are dropped. Threads
+        that wait on this connection are woken, with `ConnectionClosed`. Closing it again does
+        nothing.
+
+        Raises `Timeout` when the peer did not acknowledge in time; the connection is aborted then,
+        and what had not left is lost.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef uint64_t sent
@@ -599,6 +668,12 @@ cdef class Endpoint:
         )
 
     def abort(self):
+        """Ends the connection now, without waiting: what was sent and has not left is dropped.
+
+        The peer can receive the messages that it has already; then it gets `ConnectionReset`.
+        Threads that wait on this connection are woken with the same. Never raises; may be called at
+        any time.
+        """
         cdef Engine engine = self.engine
         if engine.generation != current_generation():
             return
@@ -616,22 +691,28 @@ cdef class Endpoint:
 
     @property
     def id(self):
+        """What names the connection on both sides."""
         cdef uint8_t id[16]
         put_u64(put_u64(id, self.conn.id_high), self.conn.id_low)
         return uuid.UUID(bytes=(<const char*> id)[:16])
 
     @property
     def priority(self):
+        """How urgent what is sent here is, among the connections of the link: 0 (least) to 7."""
         return self.conn.priority
 
     @property
     def closed(self):
+        """Whether it is over on this side: closed or aborted here, or the link is gone.
+
+        False while the peer alone has closed it: what it sent before can still be received.
+        """
         cdef Engine engine = self.engine
         return self.closed_here or not self.conn.attached or engine.is_down
 
     @property
     def state(self):
-        """A word: open, finished by the peer, closed or lost."""
+        """For people: open, finished by peer, reset by peer, closed, aborted, ended or lost."""
         cdef Engine engine = self.engine
         if self.aborted:
             return "aborted"
@@ -644,7 +725,7 @@ cdef class Endpoint:
         return "open"
 
     def counters(self):
-        """(messages sent, received, bytes sent, received, unread messages, bytes, send credit, window)."""
+        """Messages sent, received, bytes sent, received, unread messages, bytes, credit, window."""
         cdef Conn* conn = self.conn
         self.engine.lock()
         numbers = (
@@ -662,7 +743,7 @@ cdef object not_a_buffer(object data, object error):
 
 
 def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
-    """Opens the connection named `id` (16 bytes) as an object of class `kind`, or raises why not."""
+    """Opens the connection named `id` (16 bytes) as an object of class `kind`. Raises why not."""
     cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))
     cdef uint64_t high = take_u64(&cursor)
     cdef uint64_t low = take_u64(&cursor)
@@ -698,7 +779,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
 
 
 def accept_endpoint(kind, Engine engine, timeout=0):
-    """The next connection that the peer opened, as an object of class `kind`; None when there is none yet."""
+    """The next connection that the peer opened, of class `kind`; None when there is none in time."""
     cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
     cdef Conn* conn = NULL
     cdef int64_t limit = as_timeout(timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from types import TracebackType
@@ -37,9 +38,15 @@ class ConnectionStats:
 class Connection(Endpoint):
     """A two-way, ordered stream of messages with a peer, named by a UUID.
 
-    Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. Any number of threads may use one
-    connection at once; each message goes to exactly one receiver. As a context manager it closes at the end.
-    Iterating receives until the peer has finished, and raises when the connection ends in another way.
+    Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. As a context
+    manager it closes at the end. Iterating receives until the peer has closed it, and raises when
+    the connection ended in another way.
+
+    Any number of threads may use one connection at once; each message goes to exactly one receiver.
+    Timeouts are in seconds: None waits without limit, 0 does not wait. A signal handler that raises
+    (Ctrl-C) ends any wait, and no message is lost by that. Once the connection is over, methods
+    raise why: `ConnectionClosed` (in order, or closed here), `ConnectionReset` (abruptly, by the
+    peer or by `abort`), `LinkLost` (the link broke), `ProtocolError` (a side broke the protocol).
     """
 
     __slots__ = ("__weakref__", "_keeps")
@@ -90,10 +97,8 @@ class Connection(Endpoint):
             self.close()
             return
         # Something went wrong already: do not wait, and do not hide it behind another error.
-        try:
+        with contextlib.suppress(OSError):
             self.close(timeout=0)
-        except (OSError, TimeoutError):
-            pass
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.state}, peer {self.peer_address}>"

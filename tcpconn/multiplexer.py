@@ -189,7 +189,7 @@ class Multiplexer:
     @property
     def connections(self) -> list[Connection]:
         """The connections in use here."""
-        return endpoints(self._engine)
+        return [each for each in endpoints(self._engine) if isinstance(each, Connection)]
 
     @property
     def takes_connections(self) -> bool:
@@ -339,7 +339,7 @@ def serve_socket(
     return multiplexer
 
 
-def check_priority(priority: int | None) -> int:
+def check_priority(priority: object) -> int:
     """A priority for the core, -1 for none given."""
     if priority is None:
         return -1

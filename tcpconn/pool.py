@@ -58,9 +58,10 @@ class ConnectionPool:
     """
 
     def __init__(self, *, links_per_address: int = 1, **options: Any) -> None:
-        if not isinstance(links_per_address, int) or links_per_address < 1:
-            raise OptionError(f"links_per_address={links_per_address!r} is not a number from 1 on")
-        self._links_per_address = links_per_address
+        links: Any = links_per_address
+        if not isinstance(links, int) or links < 1:
+            raise OptionError(f"links_per_address={links!r} is not a number from 1 on")
+        self._links_per_address = links
         self._defaults = dict(options)
         make_options(self._defaults)
         self._begin()

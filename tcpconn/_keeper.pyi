@@ -1,0 +1,41 @@
+"""The keeper and the flusher: one thread each per process and kind of link."""
+
+import socket
+import threading
+from typing import Self
+
+from tcpconn._engine import Acceptor, Engine, Service
+from tcpconn._link import Link, Poller
+from tcpconn._session import Session
+
+class Keeper(Service):
+    """Serves engines of one kind of link. Ends when it has none left; a new one is made then."""
+
+    def __new__(cls, poller: Poller) -> Self: ...
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The keeper's and the flusher's, once there is an engine."""
+
+    def register(self, engine: Engine) -> bool:
+        """Takes an engine into its care. False when it is about to end: then ask another."""
+
+    def keep(self) -> None:
+        """What the keeper's thread runs, until there is nothing left to keep."""
+
+    def write(self) -> None:
+        """What the flusher's thread runs, until the keeper ends."""
+
+def make_link(sock: socket.socket, kind: str) -> Link:
+    """The link class for `kind` ("auto", "native", "stdlib") around a connected socket.
+
+    Raises `ValueError` for "native" where there is none.
+    """
+
+def keeper_for(link: Link) -> Keeper:
+    """The keeper that looks after links of this kind; a new one if the last has ended."""
+
+def make_engine(session: Session, link: Link, acceptor: Acceptor | None = None) -> Engine:
+    """An engine in the care of a keeper."""
+
+def join_ended_keepers(timeout: float | None) -> None:
+    """Waits until keepers that are about to end have ended (seconds)."""
