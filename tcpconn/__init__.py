@@ -1,13 +1,17 @@
-"""Messages over TCP: many connections on one socket, pooled, thread-safe, at the speed of the kernel.
+"""Messages over TCP: many connections on one socket, pooled, thread-safe, as fast as the kernel.
 
-    import tcpconn
+A server runs a function for each connection, in a thread:
 
-    with tcpconn.listen("127.0.0.1:9000") as listener:      # one process
-        for connection in listener:
-            for message in connection:
-                connection.send(message)
+    def echo(connection):
+        for message in connection:
+            connection.send(message)
 
-    with tcpconn.connect("127.0.0.1:9000") as connection:   # another
+    with tcpconn.serve(echo, "127.0.0.1:9000") as server:
+        server.wait()
+
+A client:
+
+    with tcpconn.connect("127.0.0.1:9000") as connection:
         connection.send(b"hello")
         reply = connection.receive(timeout=5)
 """

@@ -779,7 +779,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
 
 
 def accept_endpoint(kind, Engine engine, timeout=0):
-    """The next connection that the peer opened, of class `kind`; None when there is none in time."""
+    """The next connection that the peer opened, of class `kind`; None if there is none in time."""
     cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
     cdef Conn* conn = NULL
     cdef int64_t limit = as_timeout(timeout)

@@ -27,7 +27,7 @@ class Address:
 
 
 def parse_address(address: Any) -> Address:
-    """What a user wrote, as an `Address`. Raises `AddressError`, which shows the value and the forms."""
+    """What a user wrote, as an `Address`. Raises `AddressError`, which shows value and forms."""
     if isinstance(address, Address):
         return address
     if isinstance(address, str):
@@ -64,7 +64,9 @@ def resolve(address: Address, *, passive: bool = False) -> list[tuple[int, Any]]
         found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ResolveError(f"{address}: the host name {address.host!r} has no address: {reason}") from None
+        raise ResolveError(
+            f"{address}: the host name {address.host!r} has no address: {reason}"
+        ) from None
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 

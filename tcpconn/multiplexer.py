@@ -81,7 +81,7 @@ def dial(address: Address, timeout: float | None) -> socket.socket:
 
 
 def prepare_socket(sock: socket.socket) -> None:
-    """Options for a link: no delay for small messages, little in the kernel ahead of urgent ones."""
+    """Options for a link: no delay for small messages, little in the kernel before urgent ones."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
@@ -90,11 +90,12 @@ def prepare_socket(sock: socket.socket) -> None:
 
 
 class Multiplexer:
-    """Carries many connections over one session, and drives its link. Thread-safe; a context manager.
+    """Carries many connections over one session, and drives its link.
 
-    `target` is an address, which is dialled, or a connected stream socket, which the multiplexer owns from then on.
-    `client` says who greets first: by default who dialled does, and who was given a socket waits. `timeout` in
-    seconds bounds dialling and the handshake. Options: see `Options`.
+    Thread-safe; a context manager. `target` is an address, which is dialled, or a connected stream
+    socket, which the multiplexer owns from then on. `client` says who greets first: by default who
+    dialled does, and who was given a socket waits. `timeout` in seconds bounds dialling and the
+    handshake. Options: see `Options`.
 
     Raises what `connect` raises.
     """
@@ -162,8 +163,9 @@ class Multiplexer:
     def open(self, id: uuid.UUID | None = None, *, priority: int | None = None) -> Connection:
         """Opens the connection named `id` (a new one without), or meets the peer who has opened it.
 
-        `priority` is 0 (least) to 7, 3 by default; it governs what we send, and is told to the peer. Raises
-        `ConnectionClosed` when the link is closed or closing, or when the connection is open here already.
+        `priority` is 0 (least) to 7, 3 by default; it governs what we send, and is told to the
+        peer. Raises `ConnectionClosed` when the link is closed or closing, or when the connection
+        is open here already.
         """
         name = uuid.uuid4() if id is None else _uuid(id)
         connection: Connection = open_endpoint(
@@ -175,8 +177,8 @@ class Multiplexer:
     def accept(self, timeout: float | None = None) -> Connection:
         """Waits for a connection that the peer opens (`timeout` in seconds).
 
-        Raises `Timeout`, or `ConnectionClosed` and its like when the link ends. What a listener made is accepted
-        there.
+        Raises `Timeout`, or `ConnectionClosed` and its like when the link ends. What a listener
+        made is accepted there.
         """
         if not self._accepting:
             raise ConnectionClosed("connections of this multiplexer are accepted by its listener")
@@ -205,11 +207,14 @@ class Multiplexer:
 
     @property
     def round_trip_time(self) -> float | None:
-        """Seconds for a round trip through the peer's session, smoothed; None when not measured yet."""
+        """Seconds for a round trip through the peer's session, smoothed; None when none was made."""
         return self._engine.round_trip
 
     def ping(self, timeout: float | None = None) -> float:
-        """Measures a round trip, and returns it smoothed with earlier ones, in seconds."""
+        """Measures a round trip, and returns it smoothed with earlier ones, in seconds.
+
+        Raises `Timeout`, or why the link ended.
+        """
         return self._engine.ping(timeout)
 
     @property
@@ -252,9 +257,12 @@ class Multiplexer:
         self._engine.set_idle_timeout(self.options.idle_timeout)
 
     def close(self, timeout: float | None = 5) -> None:
-        """Ends all connections and closes the link once the peer has acknowledged what was sent, or after
-        `timeout` seconds. Calling it again does nothing. Never raises for what the peer did not take: that is
-        `Connection.close`'s and `flush`'s to say."""
+        """Ends all connections, and closes the link once the peer has acknowledged what was sent.
+
+        After `timeout` seconds it is closed all the same, and that is logged. Never raises for what
+        the peer did not take: that is `Connection.close`'s and `flush`'s to say. Calling it again
+        does nothing.
+        """
         if not self._engine.close(timeout):
             logger.warning(
                 "link to %s closed with messages that the peer had not acknowledged after %s s",
@@ -311,7 +319,7 @@ def _end_callback(
     engine: Engine,
     on_end: Callable[[Multiplexer], None] | None,
 ) -> Callable[[], None]:
-    """What happens when the link's descriptor has been closed. Must not keep the multiplexer alive."""
+    """What happens once the link's descriptor is closed. Must not keep the multiplexer alive."""
     engine_reference = weakref.ref(engine)
 
     def ended() -> None:
@@ -366,11 +374,12 @@ def wrap(
     timeout: float | None = None,
     **options: Any,
 ) -> Connection:
-    """Serves an accepted socket: the connection `id` on it, or without one the next that the peer opens.
+    """Serves an accepted socket: the connection `id` on it, or else the next that the peer opens.
 
-    The socket belongs to tcpconn from then on. Calling it again with the same socket gives further connections on
-    the same link. The link is closed once its connections are, and `idle_timeout` is over. `timeout` in
-    seconds is for the peer's opening. Raises `Timeout`, `ConnectionClosed`, `ProtocolError`, `OptionError`.
+    The socket belongs to tcpconn from then on. Calling it again with the same socket gives further
+    connections on the same link. The link is closed once its connections are, and `idle_timeout` is
+    over. `timeout` in seconds is for the peer's opening. Raises `Timeout`, `ConnectionClosed`,
+    `ProtocolError`, `OptionError`.
     """
     with _wrapping:
         multiplexer = _wrapped.get(sock.fileno())

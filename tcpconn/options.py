@@ -1,8 +1,9 @@
-"""Every limit and timeout: its default, its unit and its reason, in one frozen, validated record."""
+"""Every limit and timeout, its default, its unit and its reason, in one frozen, checked record."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from tcpconn.errors import OptionError
@@ -16,7 +17,7 @@ LINKS = ("auto", "native", "stdlib")
 
 
 def message_cost(size: int, chunk: int = KIB) -> int:
-    """The credit, in bytes, that a message of `size` bytes takes at most (PROTOCOL.md section 7)."""
+    """The credit, in bytes, that a message of `size` takes at most (PROTOCOL.md section 7)."""
     return size + 64 * (size // chunk + 2)
 
 
@@ -24,16 +25,18 @@ def message_cost(size: int, chunk: int = KIB) -> int:
 class Options:
     """What a session and its link may use. All sizes in bytes, all times in seconds.
 
-    Raises `OptionError`, which names the option, the value and the range, for anything out of range.
-    Instances are immutable, hashable and thread-safe; `dataclasses.replace` makes a changed copy.
+    Raises `OptionError`, which names the option, the value and the range, for anything out of
+    range. Instances are immutable, hashable and thread-safe; `dataclasses.replace` makes a changed
+    copy.
     """
 
     max_message_size: int = 16 * MIB
     """Largest message sent or taken. Bounds what one message can make either side hold."""
 
     max_frame_size: int = 256 * KIB
-    """Largest payload of a frame that is taken. Senders use more than 64 KiB only on a link that nobody else wants
-    to use and that takes it at once: what comes just then waits that long."""
+    """Largest payload of a frame that is taken. Senders use more than 64 KiB only on a link that
+    nobody else wants to use and that takes it at once: what comes just then waits that long.
+    """
 
     connection_credit: int = 256 * KIB
     """Unread bytes a new connection may hold: a few round trips' worth on a local network."""
@@ -60,7 +63,7 @@ class Options:
     """Seconds a pooled link without connections is kept."""
 
     busy_poll: float = 0.0
-    """Seconds a receiver polls before it sleeps. It saves the wake-up and costs a core meanwhile."""
+    """Seconds a receiver polls before it sleeps. Saves the wake-up, costs a core meanwhile."""
 
     link: str = "auto"
     """Which link class: "native" (Linux), "stdlib" (anywhere), "auto" for the best there is."""
@@ -90,7 +93,7 @@ class Options:
 
     def _check_seconds(self, name: str, least: float) -> None:
         value = getattr(self, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
             raise OptionError(f"{name}={value!r} is not a number of seconds")
         if not least <= value <= 1e9:
             raise OptionError(f"{name}={value} is outside {least} … 1e9 seconds")

@@ -21,7 +21,7 @@ EXIT_SECONDS = 2.0
 """How long the default pool may take at the interpreter's exit to hand over what was sent."""
 
 REDIALS = 8
-"""Links that may turn out to be closing before `connect` gives up: the peer closes them as fast as they open."""
+"""Links that may turn out to be closing before `connect` gives up on such a peer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,8 +38,10 @@ class PoolStats:
 
 
 class _Place:
-    """The links to one address with one set of options. Its lock is held while one is dialled, so that
-    those who come meanwhile share it."""
+    """The links to one address with one set of options.
+
+    Its lock is held while one is dialled, so that those who come meanwhile share it.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -53,8 +55,9 @@ class _Place:
 class ConnectionPool:
     """Shares links between connections to the same address. Thread-safe; a context manager.
 
-    `links_per_address`: links made before connections share one. Options (see `Options`) are the default for
-    `connect`. A link without connections is closed after `idle_timeout`. After a fork the child starts with none.
+    `links_per_address`: links made before connections share one. Options (see `Options`) are the
+    default for `connect`. A link without connections is closed after `idle_timeout`. After a fork
+    the child starts with none.
     """
 
     def __init__(self, *, links_per_address: int = 1, **options: Any) -> None:
@@ -85,9 +88,9 @@ class ConnectionPool:
     ) -> Connection:
         """Opens the connection named `id` (a new one without) over a pooled link to `address`.
 
-        `timeout` in seconds bounds dialling and the handshake. Raises `AddressError`, `ResolveError`,
-        `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or `OptionError`; it tries
-        once and does not loop.
+        `timeout` in seconds bounds dialling and the handshake. Raises `AddressError`,
+        `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError`
+        or `OptionError`; it tries once and does not loop.
         """
         target = parse_address(address)
         chosen = make_options({**self._defaults, **options})
@@ -120,9 +123,7 @@ class ConnectionPool:
             ):
                 self._reused += 1
                 return best
-            multiplexer = Multiplexer(
-                target, timeout=timeout, **dataclasses.asdict(options)
-            )
+            multiplexer = Multiplexer(target, timeout=timeout, **dataclasses.asdict(options))
             multiplexer.let_go_when_idle()
             place.multiplexers.append(multiplexer)
         with self._lock:
@@ -230,12 +231,13 @@ def connect(
 ) -> Connection:
     """Opens a connection to `address`, over a link that all connections to it share.
 
-    `address`: "host:port", "[::1]:port", (host, port) or "unix:/path". `id`: a `uuid.UUID`, a new one without; the
-    peer may name the same one, and both meet. `pool`: the process's own without. `priority`: 0 (least) to 7.
-    `timeout`: seconds for dialling and the handshake, None for no limit. Options: see `Options`.
+    `address`: "host:port", "[::1]:port", (host, port) or "unix:/path". `id`: a `uuid.UUID`, a new
+    one without; the peer may name the same one, and both meet. `pool`: the process's own without.
+    `priority`: 0 (least) to 7. `timeout`: seconds for dialling and the handshake, None for no
+    limit. Options: see `Options`.
 
-    Raises `AddressError`, `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError`
-    or `OptionError`. Thread-safe.
+    Raises `AddressError`, `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`,
+    `VersionMismatch`, `ProtocolError` or `OptionError`. Thread-safe.
     """
     chosen = default_pool() if pool is None else pool
     return chosen.connect(address, id, priority=priority, timeout=timeout, **options)

@@ -1,4 +1,4 @@
-"""The other side: a listener that accepts connections, and a server that runs a handler for each."""
+"""The other side: a listener accepts connections, and a server runs a handler for each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,10 +25,10 @@ from tcpconn.options import Options, make_options
 logger = logging.getLogger("tcpconn")
 
 BACKLOG = 1024
-"""Links that the kernel holds until they are accepted: a burst of clients, not a queue to live in."""
+"""Links that the kernel holds until they are accepted: for a burst of clients."""
 
 PAUSE_SECONDS = 0.1
-"""Pause after `accept` failed for want of descriptors or memory, so that it does not fail in a busy loop."""
+"""Pause after `accept` failed for want of descriptors or memory, not to fail in a busy loop."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -40,7 +41,8 @@ def bind(address: Address) -> socket.socket:
             if address.path:
                 _remove_stale(address.path)
             elif os.name == "posix":
-                # So that a restart need not wait for old links to time out. On Windows it means something else.
+                # So that a restart need not wait for old links to time out. On Windows it means
+                # something else.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(sockaddr)
             sock.listen(BACKLOG)
@@ -56,19 +58,20 @@ def bind(address: Address) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Removes a socket that a process left behind which does not listen any more."""
     with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
-                os.unlink(path)
+                Path(path).unlink()
 
 
 class Listener:
     """Accepts links at an address, and hands out the connections that peers open on them.
 
-    Made by `listen`. Thread-safe; a context manager; iterating accepts until the listener is closed.
+    Made by `listen`. Thread-safe; a context manager; iterating accepts until the listener is
+    closed.
     """
 
     def __init__(self, address: Any, options: Options) -> None:
@@ -167,8 +170,11 @@ class Listener:
         return self._closed
 
     def close(self, timeout: float | None = 5) -> None:
-        """Stops listening and closes all links, each as `Multiplexer.close` does, in `timeout` seconds together.
-        Calling it again does nothing."""
+        """Stops listening, and closes all links as `Multiplexer.close` does.
+
+        All of that takes `timeout` seconds at most. Whoever waits in `accept` gets
+        `ConnectionClosed`. Calling it again does nothing.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -181,7 +187,7 @@ class Listener:
         self._woken.close()
         if self._address.path:
             with contextlib.suppress(OSError):
-                os.unlink(self._address.path)
+                Path(self._address.path).unlink()
         self._queue.close()
         for multiplexer in self.multiplexers:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -205,10 +211,12 @@ class Listener:
 
 
 def listen(address: Any, **options: Any) -> Listener:
-    """Listens at `address` ("host:port", "[::1]:port", (host, port), "unix:/path"; port 0 for any that is free).
+    """Listens at `address`, and returns a `Listener` to accept connections from.
 
-    Options: see `Options`. Raises `AddressError`, `ResolveError`, `ConnectError` (in use, not allowed) or
-    `OptionError`.
+    `address`: "host:port", "[::1]:port", (host, port) or "unix:/path". Without a host it listens
+    on all interfaces; port 0 is any that is free, see `Listener.address`. Options: see `Options`.
+
+    Raises `AddressError`, `ResolveError`, `ConnectError` (in use, not allowed) or `OptionError`.
     """
     return Listener(address, make_options(options))
 
@@ -216,7 +224,8 @@ def listen(address: Any, **options: Any) -> Listener:
 class Server:
     """A listener with a thread for each connection that runs a handler on it. Made by `serve`.
 
-    The connection is closed when its handler returns; when it raises, that is logged, and the connection closed too.
+    The connection is closed when its handler returns; when it raises, that is logged, and the
+    connection closed too.
     """
 
     def __init__(self, handler: Callable[[Connection], object], listener: Listener) -> None:
@@ -263,7 +272,7 @@ class Server:
         return self._done.wait(timeout)
 
     def close(self, timeout: float | None = 5) -> None:
-        """Closes the listener, its links, and waits for the handlers, `timeout` seconds together."""
+        """Closes the listener and its links, and waits for the handlers: `timeout` seconds in all."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self.listener.close(timeout)
         self._thread.join()
@@ -290,7 +299,7 @@ class Server:
 
 
 def serve(handler: Callable[[Connection], object], address: Any, **options: Any) -> Server:
-    """Listens at `address` and runs `handler(connection)` in a thread for each connection that a peer opens.
+    """Runs `handler(connection)`, in a thread, for each connection that a peer opens at `address`.
 
     Returns at once: use it as a context manager, or `wait`. Options and errors: as `listen`.
     """
