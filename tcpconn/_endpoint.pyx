@@ -205,7 +205,7 @@ cdef class Endpoint:
 
     cdef bint owes_credit(self) noexcept nogil:
         """Whether a message that was taken is worth telling the peer about now."""
-        self.engine.replied = True
+        self.engine.replied = self.conn.unread_count == 0
         return self.engine.s.credit_urgent
 
     cdef void took(self) noexcept:

@@ -91,7 +91,10 @@ cdef class Engine:
     cdef bint drained           # the last read took all there was
     cdef bint reader_waits      # the USER reader is in link.wait
     cdef bint owned             # the keeper reads when nobody waits
-    cdef bint replied           # a message was taken since the last write
+    cdef bint replied           # the last message was taken, and no write has followed
+    cdef bint watched           # the flusher looks after a stream of sends
+    cdef uint32_t run           # sends in close succession
+    cdef uint64_t sent_at
     cdef int outside            # threads that do something due
     cdef int due                # Due
     cdef Waiter* first          # all waiters
@@ -99,7 +102,6 @@ cdef class Engine:
     cdef uint32_t others        # those that want something else than a message
     cdef PyThread_type_lock[PARKERS] parkers
     cdef uint32_t parker_count
-    cdef uint64_t wrote_at
     cdef uint64_t left_at       # when the last USER reader left
     cdef uint64_t began_at
     cdef uint64_t used_at       # a connection was opened or closed
@@ -125,6 +127,7 @@ cdef class Engine:
     cdef void lock(self) noexcept nogil
     cdef void unlock(self) noexcept nogil
     cdef bint sent(self) noexcept nogil
+    cdef bint flush(self, uint64_t now) noexcept nogil
     cdef void pump(self, int rounds) noexcept nogil
     cdef void begin_wait(self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount) noexcept nogil
     cdef void end_wait(self, Waiter* waiter) noexcept nogil

@@ -2,7 +2,8 @@
 
 *Whoever waits, reads.* A thread that waits for anything the peer must say takes the reader's role if nobody has
 it: it reads, decodes, hands what is for others to them, and passes the role on when its own turn has come.
-*Whoever sends, writes*, unless a write is under way or the last one ended a moment ago: then the flusher does.
+*Whoever sends, writes*, unless a write is under way; only in a long stream of sends, frames gather until they
+are worth a system call, and the flusher writes what is left when the stream pauses.
 *The keeper* reads when nobody has waited for some milliseconds, and keeps the time.
 
 The protocol between them, all of it under the session's lock:
@@ -77,10 +78,14 @@ cdef extern from "pythread.h" nogil:
 
 cdef enum:
     SPANS = 64
-    # A send this soon after a write, with no message taken in between, is one of a stream: what gathers
-    # while the flusher wakes up goes out together. Longer than a send takes, shorter than any round trip
-    # between two processes.
+    # Sends that follow each other this closely, without the sender having waited for a message in between,
+    # are a stream once there were so many: longer than a send takes, shorter than any round trip between two
+    # processes; and more than one would send as one request in pieces.
     STREAM_NS = 20000
+    STREAM_RUN = 16
+    STREAM_BATCH = 65536        # what a stream's sender lets gather before it writes
+    STREAM_PAUSE_NS = 40000     # a stream that pauses so long has its rest written by the flusher,
+    STREAM_END_NS = 5000000     # and after so long it is over
     # How long a link is left alone after its reader left, before the keeper takes it over: longer than
     # whoever works in request and reply stays away.
     TAKE_OVER_NS = 5000000
@@ -189,16 +194,30 @@ cdef class Engine:
 
     cdef bint sent(self) noexcept nogil:
         """Something was queued: True when the caller should pump it out, False when somebody else will."""
-        cdef uint64_t now
+        cdef uint64_t now = tc_now()
+        if self.replied or now - self.sent_at >= STREAM_NS:
+            self.run = 0
+        self.run += 1
+        self.sent_at = now
         if self.writing or self.blocked or self.broken or self.down:
             return False
-        if not self.replied:
-            now = tc_now()
-            if now - self.wrote_at < STREAM_NS:
-                if not self.flush_listed:
-                    self.due |= DUE_FLUSH
-                return False
-        return True
+        if self.run <= STREAM_RUN or self.s.queue.unwritten >= STREAM_BATCH:
+            return True
+        if not self.watched:
+            self.watched = True
+            self.due |= DUE_FLUSH
+        return False
+
+    cdef bint flush(self, uint64_t now) noexcept nogil:
+        """The flusher's visit: writes the rest of a stream that pauses. False when there is no stream any more."""
+        self.lock()
+        if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
+            self.pump(FLUSH_ROUNDS)
+        if now - min(self.sent_at, now) >= STREAM_END_NS or self.down:
+            self.watched = False
+        self.due &= ~DUE_FLUSH
+        self.unlock()
+        return self.watched
 
     cdef void pump(self, int rounds) noexcept nogil:
         """Writes what is queued until there is no more, the kernel takes no more, or `rounds` are over."""
@@ -217,6 +236,7 @@ cdef class Engine:
                 break
             if rounds == 0:
                 # Nothing of the batch is lost: it is what the next writer gets.
+                self.watched = True
                 self.due |= DUE_FLUSH
                 break
             rounds -= 1
@@ -240,7 +260,6 @@ cdef class Engine:
             if self.blocked or self.broken or self.down:
                 break
         self.writing = False
-        self.wrote_at = tc_now()
         if s.phase == PHASE_CLOSED:
             self.take_down()
         elif self.blocked or self.broken:

@@ -14,8 +14,9 @@ cdef class Keeper(Service):
     # Guarded by `mutex`, the last in the lock order:
     cdef tc_mutex mutex
     cdef void* look_first       # engines to be visited soon
-    cdef void* flush_first      # engines to be written for, in order
+    cdef void* flush_first      # engines whose streams are looked after, in turn
     cdef void* flush_last
+    cdef size_t flush_count
     cdef void* flushing         # the one that the flusher works on
     cdef bint flusher_sleeps
     cdef PyThread_type_lock flusher_parker
@@ -35,3 +36,5 @@ cdef class Keeper(Service):
     cdef bint let_go(self)
     cdef void loop(self) noexcept nogil
     cdef void flush_loop(self) noexcept nogil
+    cdef void flush_one(self) noexcept nogil
+    cdef void flush_list(self, void* key) noexcept nogil

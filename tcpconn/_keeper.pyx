@@ -1,7 +1,8 @@
 """The keeper and the flusher: one thread each per process and kind of link, for as long as there are links.
 
 The keeper waits for all links that nobody reads, and visits each engine when something came, when asked to (`look`)
-and when a time is over. The flusher writes for senders that send faster than the link is written to. Both hold the
+and when a time is over. The flusher looks after streams: while senders send so fast that frames gather before they
+are written, it writes what is left when a stream pauses. Both hold the
 GIL only to let go of a link that has ended.
 """
 
@@ -29,12 +30,13 @@ cdef extern from "pythread.h" nogil:
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock lock)
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
     void PyThread_release_lock(PyThread_type_lock lock)
 
 
 cdef enum:
     EVENTS = 64
-    FLUSH_ROUNDS = 1024         # batches written for one link before the next one's turn
+    FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused
 
 cdef uint64_t FAR = <uint64_t> 1 << 62
 
@@ -96,14 +98,7 @@ cdef class Keeper(Service):
     cdef void flush(self, Engine engine) noexcept nogil:
         cdef bint wake
         tc_mutex_lock(&self.mutex)
-        if not engine.flush_listed:
-            engine.flush_listed = True
-            engine.flush_next = NULL
-            if self.flush_last is NULL:
-                self.flush_first = <void*> engine
-            else:
-                (<Engine> self.flush_last).flush_next = <void*> engine
-            self.flush_last = <void*> engine
+        self.flush_list(<void*> engine)
         wake = self.flusher_sleeps
         self.flusher_sleeps = False
         tc_mutex_unlock(&self.mutex)
@@ -227,6 +222,7 @@ cdef class Keeper(Service):
                 (<Engine> before).flush_next = (<Engine> key).flush_next
             if self.flush_last is key:
                 self.flush_last = before
+            self.flush_count -= 1
             (<Engine> key).flush_listed = False
         if not busy and (<Engine> key).look_listed:
             before = NULL
@@ -292,30 +288,57 @@ cdef class Keeper(Service):
             self.flush_loop()
 
     cdef void flush_loop(self) noexcept nogil:
-        cdef void* key
+        cdef size_t turns
         while True:
             tc_mutex_lock(&self.mutex)
-            key = self.flush_first
-            self.flushing = key
-            if key is not NULL:
-                self.flush_first = (<Engine> key).flush_next
-                if self.flush_first is NULL:
-                    self.flush_last = NULL
-                (<Engine> key).flush_listed = False
-            else:
-                self.flusher_sleeps = True
+            turns = self.flush_count
+            self.flusher_sleeps = turns == 0
             tc_mutex_unlock(&self.mutex)
-            if key is NULL:
-                if self.stopping:
-                    return
+            if self.stopping:
+                return
+            if turns == 0:
                 PyThread_acquire_lock(self.flusher_parker, 1)
                 continue
-            (<Engine> key).lock()
-            (<Engine> key).pump(FLUSH_ROUNDS)
-            (<Engine> key).unlock()
-            tc_mutex_lock(&self.mutex)
-            self.flushing = NULL
+            PyThread_acquire_lock_timed(self.flusher_parker, FLUSH_TICK_US, 0)
+            while turns > 0:
+                turns -= 1
+                self.flush_one()
+
+    cdef void flush_one(self) noexcept nogil:
+        """Looks after the stream whose turn it is."""
+        cdef void* key
+        cdef bint again
+        tc_mutex_lock(&self.mutex)
+        key = self.flush_first
+        if key is NULL:
             tc_mutex_unlock(&self.mutex)
+            return
+        self.flush_first = (<Engine> key).flush_next
+        if self.flush_first is NULL:
+            self.flush_last = NULL
+        self.flush_count -= 1
+        # From here on it may be put into the list again: what is queued now may come too late for this turn.
+        (<Engine> key).flush_listed = False
+        self.flushing = key
+        tc_mutex_unlock(&self.mutex)
+        again = (<Engine> key).flush(tc_now())
+        tc_mutex_lock(&self.mutex)
+        if again:
+            self.flush_list(key)
+        self.flushing = NULL
+        tc_mutex_unlock(&self.mutex)
+
+    cdef void flush_list(self, void* key) noexcept nogil:
+        if (<Engine> key).flush_listed:
+            return
+        (<Engine> key).flush_listed = True
+        (<Engine> key).flush_next = NULL
+        if self.flush_last is NULL:
+            self.flush_first = key
+        else:
+            (<Engine> self.flush_last).flush_next = key
+        self.flush_last = key
+        self.flush_count += 1
 
 
 def _log_failure():
