@@ -39,6 +39,7 @@ cdef enum:
     CUT_MOST = 131072
     # The same for a connection that has the link to itself, as long as that takes all it is given at once.
     CUT_MOST_ALONE = 524288
+    SHARED_BATCHES = 64
     BATCH = 262144              # bytes of small messages given to one write
     COPY_CHUNK = 4096           # chunks up to this are copied behind their header, larger referenced
     SMALL_CREDIT = 8192         # every receiver leaves credit for a message of this size once it has
@@ -175,6 +176,8 @@ cdef int send_direct(
     if queue_commit(&s.queue, HEADER_SIZE + <size_t> size, True):
         out_of_memory(s)
         return -1
+    if s.scheduler.queued > 0:
+        s.shared = SHARED_BATCHES   # somebody else is waiting behind a large message, and may be again
     conn.send_used += FRAME_COST + size
     s.send_used += FRAME_COST + size
     conn.messages_sent += 1
@@ -466,7 +469,9 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
         turn = schedule_next(&s.scheduler)
         if turn is NULL:
             break
-        alone = s.scheduler.queued == 0 and not s.tight
+        alone = s.scheduler.queued == 0 and not s.tight and s.shared == 0
+        if s.shared > 0:
+            s.shared -= 1
         if alone:
             turn.deficit = CUT_MOST_ALONE
         serve(s, turn, s.theirs.max_frame_size if alone else min(s.theirs.max_frame_size, <uint32_t> CHUNK))

@@ -177,6 +177,7 @@ cdef struct State:
     uint64_t reserved
     uint64_t outgoing_bytes     # payload not cut yet
     bint tight                  # the link did not take the last batch in one go
+    uint32_t shared             # batches to go until one connection may count as alone again
     Turn* starved               # turns that wait for the session's credit
     uint8_t[CONTROL_BYTES] control
     size_t control_length
