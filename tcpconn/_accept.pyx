@@ -1,4 +1,4 @@
-"""What a listener accepts from: engines line up here when a peer opens a connection, without the GIL."""
+"""What a listener accepts from: engines line up when a peer opens a connection, without the GIL."""
 
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uint64_t
@@ -73,7 +73,7 @@ cdef class AcceptQueue(Acceptor):
         tc_mutex_lock(&self.mutex)
         at = self.first
         if at is not NULL:
-            # The engine lives: it is taken out of here, with the GIL, before its keeper lets go of it.
+            # The engine lives: with the GIL, it is taken out of here before its keeper drops it.
             engine = <Engine> at
             self.first = (<Engine> at).accept_next
             if self.first is NULL:
@@ -107,7 +107,10 @@ cdef class AcceptQueue(Acceptor):
             tc_mutex_unlock(&self.mutex)
 
     def next(self, kind, timeout=None):
-        """The next connection, of class `kind`; None when time (seconds) is over or the queue is closed."""
+        """The next connection, as an object of class `kind`.
+
+        None when the time (seconds) is over or the queue is closed.
+        """
         cdef int64_t limit = as_timeout(timeout)
         cdef uint64_t deadline = tc_now() + <uint64_t> max(limit, <int64_t> 0)
         cdef uint64_t now

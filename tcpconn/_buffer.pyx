@@ -1,15 +1,15 @@
 """The block pool and its leases.
 
-Memory for messages comes from a pool of blocks in power-of-two classes, bounded in bytes. A block is
-counted by its users (the session that fills it, each unread message in it, each lease) and goes back
-to the pool when the last one is gone: so no block is moved or reused under a live view.
+Memory for messages comes from a pool of blocks in power-of-two classes, bounded in bytes. A block
+is counted by its users (the session that fills it, each unread message in it, each lease) and goes
+back to the pool when the last one is gone: so no block is moved or reused under a live view.
 
 The functions on C structs may be called from any thread without the GIL. A pool outlives its owner
 for as long as blocks of it are in use.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
@@ -81,7 +81,7 @@ cdef inline void place_data(Block* block) noexcept nogil:
 
 
 cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil:
-    """A block of at least `capacity` bytes with one reference; NULL over the bound or out of memory."""
+    """A block of at least `capacity` bytes, referenced once; NULL: none to be had in the bound."""
     cdef int index = class_of(capacity)
     cdef Block* block = NULL
     if index >= 0:
@@ -172,7 +172,7 @@ cdef void* slab_take(Slab* slab) noexcept nogil:
     cdef SlabItem* chunk
     cdef SlabItem* item
     cdef char* at
-    cdef int index
+    cdef int _
     if slab.free is NULL:
         chunk = <SlabItem*> PyMem_RawMalloc(ALIGNMENT + slab.item_size * SLAB_ITEMS)
         if chunk is NULL:
@@ -180,7 +180,7 @@ cdef void* slab_take(Slab* slab) noexcept nogil:
         chunk.next = slab.chunks
         slab.chunks = chunk
         at = <char*> chunk + ALIGNMENT
-        for index in range(SLAB_ITEMS):
+        for _ in range(SLAB_ITEMS):
             item = <SlabItem*> at
             item.next = slab.free
             slab.free = item
@@ -211,8 +211,8 @@ cdef void slab_destroy(Slab* slab) noexcept nogil:
 cdef class BlockPool:
     """A pool of memory blocks, bounded in bytes. Thread-safe.
 
-    `max_bytes`: most that may be allocated at once, in use and kept together; `max_free_bytes`: most
-    that is kept for reuse. `acquire` raises `MemoryError` past the first, and never waits.
+    `max_bytes`: most that may be allocated at once, in use and kept together; `max_free_bytes`:
+    most that is kept for reuse. `acquire` raises `MemoryError` past the first, and never waits.
     """
 
     def __cinit__(
@@ -229,20 +229,21 @@ cdef class BlockPool:
             pool_release(self.pool)
 
     def acquire(self, size_t size):
-        """A `Lease` on `size` bytes of a block, uninitialised. `MemoryError` when over the bound."""
+        """A `Lease` on `size` bytes of a block, uninitialised; `MemoryError` over the bound."""
         cdef Block* block = block_acquire(self.pool, size)
         cdef Lease lease
         if block is NULL:
             raise MemoryError(
-                f"a block of {size} bytes would pass the pool's bound of {self.pool.max_bytes} bytes "
-                f"({self.pool.allocated_bytes} are allocated); release leases, or raise max_bytes"
+                f"a block of {size} bytes would pass the pool's bound of {self.pool.max_bytes} "
+                f"bytes ({self.pool.allocated_bytes} are allocated); "
+                "release leases, or raise max_bytes"
             )
         lease = Lease.__new__(Lease)
         lease.take_over(block, block.data, size)
         return lease
 
     def stats(self):
-        """Counters as a dict: bytes allocated, free and allowed; blocks acquired, reused, refused."""
+        """Counters, a dict: bytes allocated, free and allowed; blocks acquired, reused, refused."""
         tc_mutex_lock(&self.pool.lock)
         try:
             return {
@@ -294,9 +295,10 @@ cdef class Lease:
     """A message in pooled memory, lent until `release` and the end of every view on it.
 
     Exports a read-only buffer: `memoryview(lease)`, `bytes(lease)`, `file.write(lease)`,
-    `numpy.frombuffer(lease)`, `struct.unpack_from(format, lease)` work on the memory itself, without
-    a copy. As a context manager it gives itself and releases at the end. Views taken from it stay valid
-    after `release`: the memory goes back to the pool with the last of them. Thread-safe.
+    `numpy.frombuffer(lease)`, `struct.unpack_from(format, lease)` work on the memory itself,
+    without a copy. As a context manager it gives itself and releases at the end. Views taken from
+    it stay valid after `release`: the memory goes back to the pool with the last of them.
+    Thread-safe.
     """
 
     def __init__(self):
@@ -346,7 +348,8 @@ cdef class Lease:
         if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("a lease is read-only; copy it to change it")
         PyBuffer_FillInfo(
-            buffer, self, self.data if self.data is not NULL else <uint8_t*> &_nothing, self.length, 1, flags
+            buffer, self, self.data if self.data is not NULL else <uint8_t*> &_nothing, self.length,
+            1, flags
         )
         tc_atomic_add(&self.holds, 1)
 

@@ -1,7 +1,8 @@
-"""The compiled half of a connection: where Python objects become messages, and messages Python objects.
+"""The compiled half of a connection: where Python objects become messages and the reverse.
 
-A message that is queued is taken, and one that finds room is put, under the session's lock with the GIL held: both
-are a matter of a copy. Only who has to wait, read or write lets the GIL go; who then comes back holds no lock.
+A message that is queued is taken, and one that finds room is put, under the session's lock with the
+GIL held: both are a matter of a copy. Only who has to wait, read or write lets the GIL go; who then
+comes back holds no lock.
 """
 
 from cpython.buffer cimport (
@@ -16,7 +17,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from tcpconn._buffer cimport Block, Lease
@@ -68,9 +69,9 @@ from tcpconn._frame import CODE_NAMES
 
 cdef enum:
     INLINE_ROUNDS = 64
-    COPY_LOCKED = 16384         # messages up to this are copied out under the lock: cheaper than taking it twice
-    COPY_WITH_GIL = 65536       # and copies up to this are not worth letting the GIL go for
-    SPARE_LEAST = 65537         # messages from this size on come in chunks, straight to where they are wanted
+    COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
+    COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
+    SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
     SPARE_MOST = 16777216       # a spare is memory held for a guess
     DIRECT_MOST = 65487         # what fits a block of the send queue, with an OPEN before it
 
@@ -125,7 +126,9 @@ cdef class Endpoint:
         if self.closed_here:
             raise errors.ConnectionClosed(f"connection {self.id} was closed here")
         if ended and code == 0:
-            raise errors.ConnectionClosed(f"the peer has finished connection {self.id}: no more messages")
+            raise errors.ConnectionClosed(
+                f"the peer has finished connection {self.id}: no more messages"
+            )
         if ended:
             raise errors.ConnectionReset(
                 f"the peer reset connection {self.id} ({code_name(code)})", code
@@ -139,10 +142,10 @@ cdef class Endpoint:
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size
     ) except NULL:
-        """Takes the next message, waiting for it. Called with the lock and the GIL held; the lock is released.
+        """Takes the next message, waiting for it. With the GIL; the lock is held, and released.
 
-        Raises `BufferTooSmall` when it has more than `most` bytes. `place`, of `size` bytes, may be used for the
-        message itself, if it is large: its kind is MESSAGE_POSTED then.
+        Raises `BufferTooSmall` when it has more than `most` bytes. `place`, of `size` bytes, may be
+        used for the message itself, if it is large: its kind is MESSAGE_POSTED then.
         """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
@@ -169,7 +172,8 @@ cdef class Endpoint:
                 engine.unlock()
                 raise errors.BufferTooSmall(now, most)
             if (
-                conn.in_state == ROUTE_ENDED or not conn.attached or s.phase == PHASE_CLOSED or engine.down
+                conn.in_state == ROUTE_ENDED or not conn.attached
+                or s.phase == PHASE_CLOSED or engine.down
                 or (conn.in_state == ROUTE_IDLE and conn.out_code != 0)
             ):
                 self.raise_receive_end()
@@ -307,7 +311,8 @@ cdef class Endpoint:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         except (BufferError, TypeError) as error:
             raise errors.NotABuffer(
-                f"receive_into needs a writable, C-contiguous buffer, not {type(buffer).__name__}: {error}"
+                "receive_into needs a writable, C-contiguous buffer, "
+                f"not {type(buffer).__name__}: {error}"
             ) from None
         try:
             self.engine.lock()
@@ -363,13 +368,15 @@ cdef class Endpoint:
         below 1.
         """
         cdef Engine engine = self.engine
-        cdef State* s = engine.s
         cdef Message* message
         cdef Py_ssize_t most = <Py_ssize_t> (<size_t> -1 >> 1)
         if limit is not None:
             most = limit
             if most < 1:
-                raise ValueError(f"limit={limit}: at least one message is waited for; leave it out for all there are")
+                raise ValueError(
+                    f"limit={limit}: at least one message is waited for; "
+                    "leave it out for all there are"
+                )
         messages = [self.receive(timeout)]
         while len(messages) < most:
             engine.lock()
@@ -398,11 +405,15 @@ cdef class Endpoint:
         if room == ROOM_CLOSED or engine.down:
             raise engine.ended_error()
         if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
-            raise errors.ConnectionClosed(f"the peer has closed connection {self.id}: nobody reads it any more")
-        raise errors.ConnectionReset(f"the peer refused connection {self.id} ({code_name(code)})", code)
+            raise errors.ConnectionClosed(
+                f"the peer has closed connection {self.id}: nobody reads it any more"
+            )
+        raise errors.ConnectionReset(
+            f"the peer refused connection {self.id} ({code_name(code)})", code
+        )
 
     cdef int await_room(self, uint64_t size, object timeout, uint64_t* deadline) except -1:
-        """Waits for room with the lock held by the caller; it is held again on return. On an error it is not."""
+        """Waits for room. The lock is held, and held again on return; after an error it is not."""
         cdef Engine engine = self.engine
         cdef Waiter waiter
         cdef int outcome
@@ -429,8 +440,8 @@ cdef class Endpoint:
             engine.unlock()
         if outcome == WAITED_TIMEOUT:
             raise errors.Timeout(
-                f"no room to send {size} bytes on connection {self.id} within {timeout} s: the peer does not "
-                "read, or the link is slow; nothing was sent"
+                f"no room to send {size} bytes on connection {self.id} within {timeout} s: "
+                "the peer does not read, or the link is slow; nothing was sent"
             )
         if outcome == WAITED_SIGNAL:
             engine.link.raise_pending()
@@ -448,7 +459,7 @@ cdef class Endpoint:
             engine.unlock()
 
     cdef int put(self, Part* part, object timeout, bint more) except 0:
-        """Queues a message of one part, if it is small enough to be copied at once. -1: it must be held."""
+        """Queues a message of one part, if it may be copied at once. -1: it must be held."""
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef int room
@@ -537,7 +548,8 @@ cdef class Endpoint:
         on. `ConnectionClosed` when it is closed here, or by the peer, so that nobody would read the
         message; `ConnectionReset`, `LinkLost` or `ProtocolError` when it ended in another way.
         """
-        if self.engine.generation != current_generation() or self.engine.s.queue.released is not NULL:
+        cdef Engine engine = self.engine
+        if engine.generation != current_generation() or engine.s.queue.released is not NULL:
             self.check()
         self.send_one(data, timeout, False)
 
@@ -579,7 +591,7 @@ cdef class Endpoint:
     # Flushing and ending
 
     cdef object await_acks(self, int64_t limit):
-        """Waits until the peer has acknowledged all that was sent on this connection. None, or `Timeout`."""
+        """Waits until the peer has acknowledged all that was sent here. None, or `Timeout`."""
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef uint64_t sent, sequence
@@ -648,7 +660,7 @@ cdef class Endpoint:
         self.closed_here = True
         with nogil:
             engine.lock()
-            # Replies that were taken say as much as acks: only what is not acknowledged is waited for.
+            # A reply says as much as an ack: only what is not acknowledged is waited for.
             pending = s.queue.acked < s.queue.sequence or self.conn.outgoing_first is not NULL
             sent = self.conn.messages_sent
             session_detach(s, self.conn, CODE_CLOSED, False)
@@ -663,8 +675,8 @@ cdef class Endpoint:
             return
         self.abort()
         raise errors.Timeout(
-            f"the peer has not acknowledged all of connection {self.id} within {timeout} s of its close; "
-            "what it has not taken is lost"
+            f"the peer has not acknowledged all of connection {self.id} "
+            f"within {timeout} s of its close; what it has not taken is lost"
         )
 
     def abort(self):
@@ -738,7 +750,8 @@ cdef class Endpoint:
 
 cdef object not_a_buffer(object data, object error):
     return errors.NotABuffer(
-        f"a message is bytes or anything else with a C-contiguous buffer, not {type(data).__name__}: {error}"
+        "a message is bytes or anything else with a C-contiguous buffer, "
+        f"not {type(data).__name__}: {error}"
     )
 
 
@@ -771,7 +784,8 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
         )
     if code == CODE_LIMIT:
         raise errors.ConnectionClosed(
-            f"the peer takes no more than {engine.s.theirs.max_connections} connections on one session"
+            f"the peer takes no more than {engine.s.theirs.max_connections} connections "
+            "on one session"
         )
     if code == CODE_SHUTDOWN:
         raise errors.ConnectionClosed("this link takes no new connections: it is about to close")

@@ -43,9 +43,12 @@ cdef struct Assembly:           # a message of which chunks are still to come
     bint in_place               # data is the receiver's own buffer
 
 
-cdef int fault_set(Fault* fault, uint32_t code, const char* section, const char* text) noexcept nogil
+cdef int fault_set(
+    Fault* fault, uint32_t code, const char* section, const char* text
+) noexcept nogil
 cdef int fault_numbers(
-    Fault* fault, uint32_t code, const char* section, const char* text, uint64_t value, uint64_t limit
+    Fault* fault, uint32_t code, const char* section, const char* text, uint64_t value,
+    uint64_t limit
 ) noexcept nogil
 cdef object fault_text(Fault* fault)
 

@@ -1,7 +1,7 @@
 """The codec: what PROTOCOL.md says about single frames, and nothing about their order.
 
-Which frames may carry which flags, routes and lengths is data, in `RULES` below. Functions that look at
-a peer's bytes take a `Fault` to fill in and return its code, 0 when all is well.
+Which frames may carry which flags, routes and lengths is data, in `RULES` below. Functions that
+look at a peer's bytes take a `Fault` to fill in and return its code, 0 when all is well.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -12,15 +12,18 @@ from tcpconn._buffer cimport block_acquire, block_grow, block_release
 from tcpconn._wire cimport *
 
 cdef enum:
-    EAGER_ASSEMBLY = 1048576    # bytes of a message for which memory is taken at once; more only as
-                                # they arrive, so that a declared size costs its sender something
+    # Bytes of a message for which memory is taken at once; more only as they arrive, so that a
+    # declared size costs its sender something.
+    EAGER_ASSEMBLY = 1048576
 
 PREFACE = b"TCPCONN\x01"
 
 
 # Faults
 
-cdef int fault_set(Fault* fault, uint32_t code, const char* section, const char* text) noexcept nogil:
+cdef int fault_set(
+    Fault* fault, uint32_t code, const char* section, const char* text
+) noexcept nogil:
     fault.code = code
     fault.section = section
     fault.text = text
@@ -29,7 +32,8 @@ cdef int fault_set(Fault* fault, uint32_t code, const char* section, const char*
 
 
 cdef int fault_numbers(
-    Fault* fault, uint32_t code, const char* section, const char* text, uint64_t value, uint64_t limit
+    Fault* fault, uint32_t code, const char* section, const char* text, uint64_t value,
+    uint64_t limit
 ) noexcept nogil:
     fault_set(fault, code, section, text)
     fault.numbers = True
@@ -149,12 +153,15 @@ cdef int check_header(const Header* header, uint32_t max_frame_size, Fault* faul
         )
     if header.flags & ~r.flags:
         return fault_numbers(
-            fault, CODE_MALFORMED, b"3.1", b"flags not allowed for this frame type", header.flags, r.flags
+            fault, CODE_MALFORMED, b"3.1", b"flags not allowed for this frame type", header.flags,
+            r.flags
         )
     if r.route == ROUTE_NEEDED and header.route == 0:
         return fault_set(fault, CODE_MALFORMED, b"3.1", b"route 0 where a route is due")
     if r.route == ROUTE_ZERO and header.route != 0:
-        return fault_numbers(fault, CODE_MALFORMED, b"3.1", b"a route where none is due", header.route, 0)
+        return fault_numbers(
+            fault, CODE_MALFORMED, b"3.1", b"a route where none is due", header.route, 0
+        )
     return 0
 
 
@@ -173,7 +180,8 @@ cdef int check_preface(const uint8_t* p, size_t length, Fault* fault) noexcept n
         return fault_set(fault, CODE_PROTOCOL, b"2", b"the peer does not speak tcpconn")
     if length >= PREFACE_SIZE and p[7] != VERSION:
         return fault_numbers(
-            fault, CODE_VERSION, b"2", b"the peer speaks another version of the protocol", p[7], VERSION
+            fault, CODE_VERSION, b"2", b"the peer speaks another version of the protocol", p[7],
+            VERSION
         )
     return 0
 
@@ -205,7 +213,9 @@ cdef int next_tag(Cursor* cursor, uint16_t* tag, Cursor* value, Fault* fault) no
     length = take_u16(cursor)
     at = take_bytes(cursor, length)
     if cursor.failed:
-        return fault_set(fault, CODE_MALFORMED, b"3.1", b"a tagged field runs past the end of its frame")
+        return fault_set(
+            fault, CODE_MALFORMED, b"3.1", b"a tagged field runs past the end of its frame"
+        )
     value[0] = cursor_over(at, length)
     return 0
 
@@ -270,26 +280,38 @@ cdef int parse_hello(const uint8_t* p, size_t length, Hello* hello, Fault* fault
         else:
             hello.max_connections = take_u32(&value)
         if value.failed or cursor_left(&value) != 0:
-            return fault_numbers(fault, CODE_MALFORMED, b"3.1", b"a tagged field has a wrong length", tag, 0)
+            return fault_numbers(
+                fault, CODE_MALFORMED, b"3.1", b"a tagged field has a wrong length", tag, 0
+            )
     if seen & needed != needed:
         return fault_numbers(
-            fault, CODE_MALFORMED, b"4", b"HELLO or WELCOME lacks a field (bits of tags)", seen & needed, needed
+            fault, CODE_MALFORMED, b"4", b"HELLO or WELCOME lacks a field (bits of tags)",
+            seen & needed, needed
         )
     if (
-        in_range(hello.max_frame_size, MIN_FRAME_SIZE, MAX_FRAME_SIZE, b"max_frame_size out of range", fault)
-        or in_range(
-            hello.max_message_size, MIN_MESSAGE_SIZE, size_ceiling(), b"max_message_size out of range", fault
+        in_range(
+            hello.max_frame_size, MIN_FRAME_SIZE, MAX_FRAME_SIZE, b"max_frame_size out of range",
+            fault
         )
-        or in_range(hello.route_credit, MIN_ROUTE_CREDIT, size_ceiling(), b"route credit out of range", fault)
         or in_range(
-            hello.session_credit, MIN_SESSION_CREDIT, size_ceiling(), b"session credit out of range", fault
+            hello.max_message_size, MIN_MESSAGE_SIZE, size_ceiling(),
+            b"max_message_size out of range", fault
+        )
+        or in_range(
+            hello.route_credit, MIN_ROUTE_CREDIT, size_ceiling(), b"route credit out of range",
+            fault
+        )
+        or in_range(
+            hello.session_credit, MIN_SESSION_CREDIT, size_ceiling(),
+            b"session credit out of range", fault
         )
         or in_range(hello.max_connections, 1, 0xFFFFFFFF, b"max_connections out of range", fault)
     ):
         return <int> fault.code
     if hello.session_credit < message_cost(hello.max_message_size, MIN_CHUNK):
         return fault_numbers(
-            fault, CODE_MALFORMED, b"4", b"session credit below the cost of one message of max_message_size",
+            fault, CODE_MALFORMED, b"4",
+            b"session credit below the cost of one message of max_message_size",
             hello.session_credit, message_cost(hello.max_message_size, MIN_CHUNK),
         )
     return 0
@@ -328,7 +350,7 @@ cdef int assembly_begin(
 
 
 cdef int assembly_reserve(Assembly* assembly, uint64_t chunk) noexcept nogil:
-    """Makes room for `chunk` bytes behind those filled; the total has been checked to allow them."""
+    """Makes room for `chunk` bytes behind those filled, which the total is known to allow."""
     cdef uint64_t needed = assembly.filled + chunk
     cdef Block* larger
     if needed <= assembly.capacity:
@@ -406,7 +428,7 @@ CODE_NAMES = {code: name for name, code in WIRE["codes"].items()}
 
 
 class FrameError(ValueError):
-    """Bytes that PROTOCOL.md does not allow. `code` (section 10) and `section` say what is wrong."""
+    """Bytes that PROTOCOL.md does not allow: `section` says where, `code` what (section 10)."""
 
     def __init__(self, message, code, section):
         super().__init__(message)
@@ -418,7 +440,9 @@ cdef object frame_error(Fault* fault):
     return FrameError(fault_text(fault), fault.code, (<bytes> fault.section).decode())
 
 
-def encode_frame(uint8_t type, bytes payload=b"", uint8_t flags=0, uint32_t route=0, uint32_t sequence=0):
+def encode_frame(
+    uint8_t type, bytes payload=b"", uint8_t flags=0, uint32_t route=0, uint32_t sequence=0
+):
     """The bytes of one frame, whatever its fields say: it is not checked against the rules."""
     cdef size_t length = len(payload)
     if length > 0xFFFFFFFF:
@@ -434,8 +458,8 @@ def encode_frame(uint8_t type, bytes payload=b"", uint8_t flags=0, uint32_t rout
 def decode_frames(data, uint32_t max_frame_size=65536):
     """The whole frames at the start of `data` (a buffer), and how many bytes they took.
 
-    Each frame is (type, flags, route, sequence, payload). Raises `FrameError` for a header that breaks
-    the rules; a frame that is not all there is left for the next call.
+    Each frame is (type, flags, route, sequence, payload). Raises `FrameError` for a header that
+    breaks the rules; a frame that is not all there is left for the next call.
     """
     cdef Py_buffer view
     cdef const uint8_t* start

@@ -9,7 +9,7 @@ cdef enum Ready:
     READY_WRITE = 2
     READY_WOKEN = 4             # somebody called wake
 
-cdef enum Outcome:              # of read, write and wait, when it is not a number of bytes or a Ready
+cdef enum Outcome:              # of read, write and wait, when not a number of bytes or a Ready
     OUTCOME_AGAIN = -1          # nothing there, or no room
     OUTCOME_FAILED = -2         # the link is broken: `error` says how
     OUTCOME_INTERRUPTED = -3    # a signal came; with the GIL, call `raise_pending`

@@ -1,7 +1,8 @@
 """A link's socket, as the engine sees it, and the portable implementation on the standard library.
 
-A link is read by one thread at a time and written by one at a time; `wake` may come from any. Nothing here knows
-what the bytes mean. `_link_linux` has the implementation on plain system calls, which needs no GIL.
+A link is read by one thread at a time and written by one at a time; `wake` may come from any.
+Nothing here knows what the bytes mean. `_link_linux` has the implementation on plain system calls,
+which needs no GIL.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -21,7 +22,7 @@ cdef class Link:
     """A non-blocking stream socket in use. Subclasses implement every method."""
 
     cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil:
-        """Reads what is there, into spans in order. Bytes read, 0 at the end of the stream, or an Outcome."""
+        """Reads what is there, into spans in order. Bytes read, 0 at the end; or an Outcome."""
         return OUTCOME_FAILED
 
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil:
@@ -29,10 +30,11 @@ cdef class Link:
         return OUTCOME_FAILED
 
     cdef int wait(self, int events, int64_t timeout, size_t least) noexcept nogil:
-        """Waits until one of `events` is there, `wake` is called or `timeout` (ns; < 0: none) is over.
+        """Waits until one of `events` is there, `wake` is called or `timeout` (ns; < 0: none) over.
 
-        `least` is how many bytes must be there to count as ready to read; a link may wake for fewer. A mask of
-        Ready (0: time is over), or OUTCOME_INTERRUPTED. An error counts as ready to read.
+        `least` is how many bytes must be there to count as ready to read; a link may wake for
+        fewer. A mask of Ready (0: time is over), or OUTCOME_INTERRUPTED. An error counts as ready
+        to read.
         """
         return 0
 
@@ -40,7 +42,7 @@ cdef class Link:
         """Ends the wait that is going on, or else the next one."""
 
     cdef void shut(self) noexcept nogil:
-        """Ends both directions; whoever waits or reads notices. The descriptor stays until `release`."""
+        """Ends both directions, which whoever waits or reads notices. Keeps the descriptor."""
 
     cdef int raise_pending(self) except -1:
         """Raises what a signal handler raised, or the interruption itself."""
@@ -192,8 +194,8 @@ cdef class StdlibLink(Link):
 cdef class Poller:
     """Waits for many links at once, for one thread. A link is armed by `watch`, for one event.
 
-    `register`, `unregister` and `release` need the GIL; `watch` and `wait` are for the thread that waits;
-    `wake` is for any.
+    `register`, `unregister` and `release` need the GIL; `watch` and `wait` are for the thread that
+    waits; `wake` is for any.
     """
 
     cdef int register(self, Link link, void* key) except -1:
@@ -207,7 +209,7 @@ cdef class Poller:
         """Forgets a link, before its descriptor is closed."""
 
     cdef int wait(self, void** keys, int* events, int most, int64_t timeout) noexcept nogil:
-        """Waits for links, `wake` or `timeout` (ns; < 0: none). The number of keys and masks filled in."""
+        """Waits for links, `wake` or `timeout` (ns; < 0: none). How many keys and masks it gave."""
         return 0
 
     cdef void wake(self) noexcept nogil:

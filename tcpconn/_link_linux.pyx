@@ -1,10 +1,10 @@
-"""The link on plain system calls: recvmsg, sendmsg, ppoll, epoll and eventfd. No call needs the GIL."""
+"""The link on plain system calls: recvmsg, sendmsg, ppoll, epoll, eventfd. None needs the GIL."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport timespec
-from posix.unistd cimport close, read, write
+from posix cimport unistd
 
 from tcpconn._link cimport (
     OUTCOME_AGAIN,
@@ -39,14 +39,18 @@ cdef extern from *:
     ssize_t sendmsg(int descriptor, const msghdr* message, int flags) nogil
     ssize_t recv(int descriptor, void* data, size_t length, int flags) nogil
     int shutdown(int descriptor, int how) nogil
-    int setsockopt(int descriptor, int level, int option, const void* value, unsigned int size) nogil
+    int setsockopt(
+        int descriptor, int level, int option, const void* value, unsigned int size
+    ) nogil
     int MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOL_SOCKET, SO_RCVLOWAT
 
     struct pollfd:
         int fd
         short events
         short revents
-    int ppoll(pollfd* descriptors, unsigned long count, const timespec* timeout, const void* mask) nogil
+    int ppoll(
+        pollfd* descriptors, unsigned long count, const timespec* timeout, const void* mask
+    ) nogil
     int POLLIN, POLLOUT
 
     ctypedef union epoll_data_t:
@@ -69,13 +73,13 @@ cdef enum:
 
 cdef void signal_eventfd(int descriptor) noexcept nogil:
     cdef uint64_t one = 1
-    if write(descriptor, &one, sizeof(one)) < 0:
+    if unistd.write(descriptor, &one, sizeof(one)) < 0:
         pass                    # the counter is full: a wake is on its way already
 
 
 cdef void clear_eventfd(int descriptor) noexcept nogil:
     cdef uint64_t count
-    if read(descriptor, &count, sizeof(count)) < 0:
+    if unistd.read(descriptor, &count, sizeof(count)) < 0:
         pass                    # somebody else took it
 
 
@@ -176,12 +180,12 @@ cdef class NativeLink(Link):
         except OSError:
             pass
         if self.waker >= 0:
-            close(self.waker)
+            unistd.close(self.waker)
             self.waker = -1
 
     def __dealloc__(self):
         if self.waker >= 0:
-            close(self.waker)
+            unistd.close(self.waker)
 
 
 cdef class EpollPoller(Poller):
@@ -193,7 +197,9 @@ cdef class EpollPoller(Poller):
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         event.events = EPOLLIN
         event.data.ptr = NULL
-        if self.epoll < 0 or self.waker < 0 or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.waker, &event):
+        if self.epoll < 0 or self.waker < 0 or epoll_ctl(
+            self.epoll, EPOLL_CTL_ADD, self.waker, &event
+        ):
             raise OSError(errno, os.strerror(errno))
 
     cdef int register(self, Link link, void* key) except -1:
@@ -243,8 +249,8 @@ cdef class EpollPoller(Poller):
 
     cdef void release(self) noexcept:
         if self.epoll >= 0:
-            close(self.epoll)
-            close(self.waker)
+            unistd.close(self.epoll)
+            unistd.close(self.waker)
             self.epoll = -1
             self.waker = -1
 

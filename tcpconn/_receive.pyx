@@ -1,9 +1,10 @@
 """The receiving half of a session. Every function here is called with the session's lock held.
 
-Reads go into a receive block; whole small messages stay where they lie in it, unread, without a copy. The
-payload of a larger frame comes straight to its destination: a block of its own, or the buffer of the
-receiver who waits. A block that is full is retired until its messages are read; when retired blocks hold
-much more memory than messages, the messages that remain in a sparse one are moved out.
+Reads go into a receive block; whole small messages stay where they lie in it, unread, without a
+copy. The payload of a larger frame comes straight to its destination: a block of its own, or the
+buffer of the receiver who waits. A block that is full is retired until its messages are read; when
+retired blocks hold much more memory than messages, the messages that remain in a sparse one are
+moved out.
 
 Nothing here raises: what a peer does wrong becomes the session's fault, PROTOCOL.md section 10.
 """
@@ -56,12 +57,12 @@ from tcpconn._table cimport table_next
 from tcpconn._wire cimport *
 
 cdef enum:
-    # A frame up to this is read whole into the receive block and stays there; the payload of a larger
-    # one that is not all here goes straight to its destination.
+    # A frame up to this is read whole into the receive block and stays there; the payload of a
+    # larger one that is not all here goes straight to its destination.
     WHOLE_MOST = 16384
     LEAST_READ = 16384          # room that a read is given at least
-    # Behind a large frame, a read into the block is given only this much: the next header and a little, so
-    # that the payload of another large one comes straight to its destination too.
+    # Behind a large frame, a read into the block is given only this much: the next header and a
+    # little, so that the payload of another large one comes straight to its destination too.
     BETWEEN_LARGE = 4096
     SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
     SPARSE_LOOKS = 16           # retired blocks looked at in one go
@@ -111,7 +112,7 @@ cdef void retire(State* s, Block* block) noexcept nogil:
 
 
 cdef void move_out_of_sparse(State* s) noexcept nogil:
-    """Copies what is left in sparse retired blocks, so that a few old messages do not hold many blocks."""
+    """Copies what is left in sparse retired blocks: a few old messages shall not hold many."""
     cdef Block* block = s.oldest
     cdef Block* newer
     cdef Message* message
@@ -145,7 +146,7 @@ cdef bint move_out(State* s, Message* message) noexcept nogil:
 
 
 cdef int make_room(State* s, size_t needed) noexcept nogil:
-    """Room for `needed` (at most RECEIVE_BLOCK) bytes in one piece, from the first not looked at."""
+    """Room for `needed` bytes (at most RECEIVE_BLOCK) in a piece, from the first not looked at."""
     cdef Block* block = s.block
     cdef size_t held = s.block_end - s.block_start
     if block is not NULL:
@@ -175,7 +176,7 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
 
 
 cdef int targets(State* s, Span* spans) noexcept nogil:
-    """Where the next read should put what comes: up to two spans. 0: read no more from this link."""
+    """Where the next read should put what comes: up to two spans. 0: read no more."""
     cdef int count = 0
     cdef size_t room
     if s.phase == PHASE_CLOSED or make_room(s, LEAST_READ):
@@ -280,7 +281,7 @@ cdef void took_sequenced(State* s, uint64_t payload) noexcept nogil:
     s.owed_bytes += payload
     if s.owed_since == 0:
         s.owed_since = s.now
-    # Half of what section 8 allows. Nearly always something else goes out before, and takes the ack along.
+    # Half of what section 8 allows. Nearly always something goes out before, and takes it along.
     if s.owed_bytes >= ACK_BYTES // 2:
         s.ack_due = True
 
@@ -322,7 +323,8 @@ cdef int take_first(State* s, const Header* header, size_t held) noexcept nogil:
     if s.client:
         if header.type != WELCOME and header.type != REJECT:
             return fail_numbers(
-                s, CODE_STATE, b"4", b"neither WELCOME nor REJECT first, but type", header.type, WELCOME
+                s, CODE_STATE, b"4", b"neither WELCOME nor REJECT first, but type", header.type,
+                WELCOME
             )
     elif header.type != HELLO and header.type != RESUME:
         return fail_numbers(
@@ -397,7 +399,8 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
     cdef uint32_t refusal = CODE_NONE
     if header.route != s.in_route + 1:
         return fail_numbers(
-            s, CODE_STATE, b"5", b"OPEN with another route than the next", header.route, s.in_route + 1
+            s, CODE_STATE, b"5", b"OPEN with another route than the next", header.route,
+            s.in_route + 1
         )
     if check_tags(cursor.at, cursor_left(cursor), &fault):
         return fail(s, &fault)
@@ -465,11 +468,13 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     cdef Conn* conn
     cdef bint refused
     if route > s.out_route:
-        return fail_numbers(s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route)
+        return fail_numbers(
+            s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route
+        )
     conn = conn_by_out_route(s, route)
     if conn is NULL:
         return 0
-    # A peer that refuses an OPEN will not open the other direction. One that closes does: to end it.
+    # A peer that refuses an OPEN will not open the other direction; one that closes does, to end.
     refused = conn.in_state == ROUTE_IDLE and (
         code == CODE_REFUSED or code == CODE_LIMIT or code == CODE_DUPLICATE
     )
@@ -496,7 +501,8 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     cdef int wanted
     if header.length < total_field:
         return fail_numbers(
-            s, CODE_MALFORMED, b"6", b"a first chunk without a total size (bytes)", header.length, total_field
+            s, CODE_MALFORMED, b"6", b"a first chunk without a total size (bytes)", header.length,
+            total_field
         )
     if held < HEADER_SIZE + total_field:
         return 0 if make_room(s, HEADER_SIZE + total_field) == 0 else -1
@@ -582,7 +588,8 @@ cdef int check_data(
         total = load_total(at) if total_field else size
         if total > s.ours.max_message_size:
             return fail_numbers(
-                s, CODE_MESSAGE_SIZE, b"6", b"a message larger than agreed", total, s.ours.max_message_size
+                s, CODE_MESSAGE_SIZE, b"6", b"a message larger than agreed", total,
+                s.ours.max_message_size
             )
         left = total
     else:
@@ -592,7 +599,8 @@ cdef int check_data(
     if last:
         if size != left:
             return fail_numbers(
-                s, CODE_MALFORMED, b"6", b"the last chunk does not end its message (bytes)", size, left
+                s, CODE_MALFORMED, b"6", b"the last chunk does not end its message (bytes)", size,
+                left
             )
     elif size >= left:
         return fail_numbers(
@@ -600,7 +608,8 @@ cdef int check_data(
         )
     elif size < MIN_CHUNK:
         return fail_numbers(
-            s, CODE_MALFORMED, b"6", b"a chunk in the middle of a message too short", size, MIN_CHUNK
+            s, CODE_MALFORMED, b"6", b"a chunk in the middle of a message too short", size,
+            MIN_CHUNK
         )
     return 1
 
@@ -691,8 +700,8 @@ cdef void end_direct(State* s) noexcept nogil:
 cdef Message* take_message(State* s, Conn* conn, bint posted, uint64_t most) noexcept nogil:
     """The oldest unread message, whose memory is the caller's until `message_free`.
 
-    NULL when there is none, when it has more than `most` bytes, or when it lies in somebody's own buffer and
-    the caller does not say that it is this one (`posted`).
+    NULL when there is none, when it has more than `most` bytes, or when it lies in somebody's own
+    buffer and the caller does not say that it is this one (`posted`).
     """
     cdef Message* message = conn.unread_first
     if message is NULL or message.length > most or (message.kind == MESSAGE_POSTED and not posted):
@@ -710,7 +719,7 @@ cdef Message* take_message(State* s, Conn* conn, bint posted, uint64_t most) noe
 
 
 cdef void unpost(State* s) noexcept nogil:
-    """The receiver takes its own buffer back; what is in it of a message under way moves to a block."""
+    """The receiver takes its buffer back; what is in it of a message under way moves to a block."""
     cdef Conn* conn = s.posted_by
     cdef uint64_t used
     s.posted_by = NULL
@@ -738,7 +747,9 @@ cdef int on_credit(State* s, uint32_t route, uint64_t limit) noexcept nogil:
             s.happened |= HAPPENED_ACK
         return 0
     if route > s.out_route:
-        return fail_numbers(s, CODE_STATE, b"7", b"CREDIT for a route never opened", route, s.out_route)
+        return fail_numbers(
+            s, CODE_STATE, b"7", b"CREDIT for a route never opened", route, s.out_route
+        )
     conn = conn_by_out_route(s, route)
     if conn is not NULL and conn.out_state == ROUTE_OPEN and limit > conn.send_limit:
         conn.send_limit = limit
@@ -775,7 +786,10 @@ cdef int on_pong(State* s, uint64_t token, uint64_t ack) noexcept nogil:
         sample = s.now - s.ping_sent_at + 1
         s.ping_sent_at = 0
         # RFC 6298: a smoothed mean with gain 1/8.
-        s.round_trip = sample if s.round_trip == 0 else s.round_trip - s.round_trip // 8 + sample // 8
+        if s.round_trip == 0:
+            s.round_trip = sample
+        else:
+            s.round_trip += sample // 8 - s.round_trip // 8
     return 0
 
 

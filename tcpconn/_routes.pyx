@@ -1,7 +1,7 @@
-"""Connection records, PROTOCOL.md section 5: how a connection comes to be, how it ends, and what it leaves.
+"""Connection records, PROTOCOL.md section 5: how they come to be, how they end, what they leave.
 
-A record lives as long as the session binds it (until both its routes are ended) or a user's object stands
-for it. Every function here is called with the session's lock held.
+A record lives as long as the session binds it (until both its routes are ended) or a user's object
+stands for it. Every function here is called with the session's lock held.
 """
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
@@ -24,7 +24,7 @@ cdef enum:
 # Making and finding
 
 cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
-    """A record that nobody knows yet, with one reference, which is the session's. NULL: no memory."""
+    """A record that nobody knows yet, with one reference, the session's. NULL: out of memory."""
     cdef Conn* conn = <Conn*> PyMem_RawCalloc(1, sizeof(Conn))
     if conn is NULL:
         return NULL
@@ -253,16 +253,21 @@ cdef void message_free(State* s, Message* message) noexcept nogil:
 
 
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
-    """Messages of this cost were read or dropped, section 7: raises limits when it is worth a frame."""
+    """Messages of this cost were read or dropped, section 7: raises limits, if worth a frame."""
     cdef uint64_t target
     cdef uint64_t largest = message_cost(s.ours.max_message_size, MIN_CHUNK)
     s.released += cost
     target = s.released + s.ours.session_credit
-    if target - s.receive_limit >= s.ours.session_credit // 8 or s.receive_limit - s.receive_used < largest:
+    if (
+        target - s.receive_limit >= s.ours.session_credit // 8
+        or s.receive_limit - s.receive_used < largest
+    ):
         s.receive_limit = target
         s.session_credit_due = True
     # A sender must be able to start a message of the largest size.
-    if s.session_credit_due and s.told_limit - s.receive_used < max(largest, s.ours.session_credit // 4):
+    if s.session_credit_due and s.told_limit - s.receive_used < max(
+        largest, s.ours.session_credit // 4
+    ):
         s.credit_urgent = True
     conn.released += cost
     if conn.in_state != ROUTE_OPEN:
@@ -282,10 +287,11 @@ cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
 
 
 cdef void reader_starves(State* s, Conn* conn) noexcept nogil:
-    """Whoever reads has caught up and is about to wait: if it is credit that the peer is short of, the window grows.
+    """Whoever reads has caught up and is about to wait: if the peer is short of credit, it grows.
 
-    It is, when the peer has used most of what it was told, or when the window is too small for two messages of
-    the size that comes here: the next one could not be on its way while this one is read.
+    It is, when the peer has used most of what it was told, or when the window is too small for two
+    messages of the size that comes here: the next one could not be on its way while this one is
+    read.
     """
     cdef uint64_t wanted = conn.window
     if conn.in_state != ROUTE_OPEN or conn.window >= s.max_route_credit:
@@ -347,7 +353,7 @@ cdef void outgoing_free(State* s, Outgoing* message) noexcept nogil:
 
 
 cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
-    """Gives up what was not cut into chunks yet; what is in the send queue goes out all the same."""
+    """Gives up what was not cut into chunks yet; what is in the send queue goes out anyway."""
     cdef Outgoing* message
     cdef Turn** at
     schedule_remove(&s.scheduler, &conn.turn)
@@ -398,7 +404,7 @@ cdef void put_farewell(State* s, uint8_t type, uint32_t code, const char* text) 
 
 
 cdef void state_fail(State* s, const Fault* fault) noexcept nogil:
-    """The link is not to be used any more, section 10. What the peer is to be told goes out last."""
+    """The link is not to be used any more, section 10. What the peer is told goes out last."""
     if s.phase == PHASE_CLOSED:
         return
     if s.phase == PHASE_OPEN or (s.client and s.phase == PHASE_HELLO):

@@ -1,5 +1,6 @@
-"""Deficit round robin (Shreedhar and Varghese, 1995) within a priority, strict order between them but for
-a minimum share. Policy only: it knows neither frames nor connections."""
+"""Deficit round robin (Shreedhar and Varghese, 1995) within a priority, strict order between them
+but for a minimum share. Policy only: it knows neither frames nor connections.
+"""
 
 
 cdef void schedule_add(Scheduler* scheduler, Turn* turn) noexcept nogil:
@@ -31,11 +32,11 @@ cdef Turn* pop(Scheduler* scheduler, int level) noexcept nogil:
 cdef Turn* schedule_next(Scheduler* scheduler) noexcept nogil:
     """Takes out the turn to serve now, with its deficit raised. NULL: nobody waits.
 
-    The caller lowers the deficit by what it sends, zeroes it when the record has no more to send, and
-    adds the turn again if it has.
+    The caller lowers the deficit by what it sends, zeroes it when the record has no more to send,
+    and adds the turn again if it has.
     """
     cdef int top = LEVELS - 1
-    cdef int level, step
+    cdef int level, _
     cdef Turn* turn
     if scheduler.queued == 0:
         return NULL
@@ -44,7 +45,7 @@ cdef Turn* schedule_next(Scheduler* scheduler) noexcept nogil:
     level = top
     scheduler.served += 1
     if scheduler.served % FAVOUR == 0:
-        for step in range(LEVELS):
+        for _ in range(LEVELS):
             scheduler.favoured = (scheduler.favoured + LEVELS - 1) % LEVELS
             if scheduler.favoured < top and scheduler.first[scheduler.favoured] is not NULL:
                 level = scheduler.favoured

@@ -1,7 +1,8 @@
 """The sending half of a session. Every function here is called with the session's lock held.
 
-A small message goes into the send queue at once; a larger one, or one behind it, waits as an `Outgoing`
-until the scheduler cuts the next chunk of it, which happens only as the link takes what is before it.
+A small message goes into the send queue at once; a larger one, or one behind it, waits as an
+`Outgoing` until the scheduler cuts the next chunk of it, which happens only as the link takes what
+is before it.
 """
 
 from cpython.mem cimport PyMem_RawCalloc
@@ -30,20 +31,23 @@ from tcpconn._state cimport *
 from tcpconn._wire cimport *
 
 cdef enum:
-    # Small messages queued ahead of the link. Enough to keep it busy while their sender wakes up, little
-    # enough to stay in a core's cache and not to delay what comes after: at 1 GB/s, a quarter of a ms.
+    # Small messages queued ahead of the link. Enough to keep it busy while their sender wakes up,
+    # little enough to stay in a core's cache and not to delay what comes after: a quarter of a ms
+    # at 1 GB/s.
     UNWRITTEN_MOST = 262144
-    # A chunk, and the bytes of large messages cut for one batch: what a small message waits for that
-    # comes just then.
+    # A chunk, and the bytes of large messages cut for one batch: what a small message waits for
+    # that comes just then.
     CHUNK = 65536
     CUT_MOST = 131072
-    # The same for a connection that has the link to itself, as long as that takes all it is given at once.
+    # The same for a connection that has the link to itself, as long as that takes all it is given
+    # at once.
     CUT_MOST_ALONE = 524288
     SHARED_BATCHES = 64
     BATCH = 262144              # bytes of small messages given to one write
-    COPY_CHUNK = 4096           # chunks up to this are copied behind their header, larger referenced
-    SMALL_CREDIT = 8192         # every receiver leaves credit for a message of this size once it has
-                                # read what came before (section 7); a larger one may go in chunks
+    COPY_CHUNK = 4096           # chunks up to this are copied behind their header, else referenced
+    # Every receiver leaves credit for a message of this size once it has read what came before
+    # (section 7); a larger one may go in chunks.
+    SMALL_CREDIT = 8192
 
 
 cdef void out_of_memory(State* s) noexcept nogil:
@@ -186,7 +190,7 @@ cdef int send_direct(
 
 
 cdef Outgoing* outgoing_new(uint32_t parts) noexcept nogil:
-    """A record with room for `parts`, of which it has none yet. Needs no lock. NULL: out of memory."""
+    """A record with room for `parts`, and none of them yet. Needs no lock. NULL: out of memory."""
     cdef size_t size = sizeof(Outgoing) + parts * sizeof(Part)
     cdef Outgoing* message = <Outgoing*> PyMem_RawCalloc(1, size)
     if message is not NULL:
@@ -244,7 +248,7 @@ cdef int reference_out(State* s, Outgoing* message, uint64_t size) noexcept nogi
 
 
 cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
-    """Puts the next chunk, of at most `most` bytes, of a connection's first message into the send queue.
+    """Queues the next chunk, of at most `most` bytes, of a connection's first message.
 
     Returns its cost; 0 when credit is wanting (or memory: then the session has failed).
     """
@@ -286,7 +290,8 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     given = HEADER_SIZE
     if first and not last:
         put_header(
-            p, <uint32_t> (TOTAL_SIZE + size), DATA, flags, conn.out_route, <uint32_t> s.queue.sequence
+            p, <uint32_t> (TOTAL_SIZE + size), DATA, flags, conn.out_route,
+            <uint32_t> s.queue.sequence
         )
         put_u64(p + HEADER_SIZE, message.total)
         given += TOTAL_SIZE
@@ -474,10 +479,17 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
             s.shared -= 1
         if alone:
             turn.deficit = CUT_MOST_ALONE
-        serve(s, turn, s.theirs.max_frame_size if alone else min(s.theirs.max_frame_size, <uint32_t> CHUNK))
-        if s.queue.unwritten >= <uint64_t> (CUT_MOST_ALONE if alone else CUT_MOST) or s.phase == PHASE_CLOSED:
+        serve(
+            s, turn,
+            s.theirs.max_frame_size if alone else min(s.theirs.max_frame_size, <uint32_t> CHUNK)
+        )
+        if s.queue.unwritten >= <uint64_t> (CUT_MOST_ALONE if alone else CUT_MOST):
             break
-    return count + queue_take(&s.queue, spans + count, most - count, max(<size_t> BATCH, s.queue.unwritten))
+        if s.phase == PHASE_CLOSED:
+            break
+    return count + queue_take(
+        &s.queue, spans + count, most - count, max(<size_t> BATCH, s.queue.unwritten)
+    )
 
 
 cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil:

@@ -11,8 +11,8 @@ cdef enum:
 
 cdef struct Held:               # keeps referenced payload alive until it is acknowledged
     int32_t references
-    void* object                # a Python object, to be released by whoever holds the GIL;
-                                # NULL: the payload lies behind this record
+    # A Python object, to be released by whoever holds the GIL; NULL: the payload lies behind this.
+    void* object
     Held* next
 
 

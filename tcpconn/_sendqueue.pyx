@@ -3,12 +3,13 @@
     first                written              taken               last
       |  written, unacked  |  being written    |  queued            |
 
-Small frames are copied once, behind their headers, into blocks; large payloads are referenced where they
-are. A piece is freed when it is both acknowledged and written. Nothing unacknowledged is ever dropped:
-what bounds the queue is that senders wait.
+Small frames are copied once, behind their headers, into blocks; large payloads are referenced where
+they are. A piece is freed when it is both acknowledged and written. Nothing unacknowledged is ever
+dropped: what bounds the queue is that senders wait.
 
-A batch is what one write is given. Until it is written whole, `queue_again` gives its remainder; so frames
-that are not in this queue (acks, credit) may be put before a batch, but never inside a frame.
+A batch is what one write is given. Until it is written whole, `queue_again` gives its remainder; so
+frames that are not in this queue (acks, credit) may be put before a batch, but never inside a
+frame.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -22,7 +23,7 @@ from tcpconn._buffer cimport (
     slab_init,
     slab_take,
 )
-from tcpconn._sync cimport tc_atomic_add, tc_atomic_get
+from tcpconn._sync cimport tc_atomic_add
 
 
 cdef void queue_init(SendQueue* queue, Pool* pool) noexcept nogil:
@@ -32,7 +33,7 @@ cdef void queue_init(SendQueue* queue, Pool* pool) noexcept nogil:
 
 
 cdef void queue_destroy(SendQueue* queue) noexcept nogil:
-    """Frees everything but the Python objects, which are then in `released` for the caller to drop."""
+    """Frees everything but the Python objects, which are then in `released`, to be dropped."""
     cdef Piece* piece = queue.first
     while piece is not NULL:
         if piece.block is not NULL:
@@ -111,7 +112,7 @@ cdef Piece* append(SendQueue* queue, const uint8_t* data, size_t size) noexcept 
 
 
 cdef int queue_commit(SendQueue* queue, size_t size, bint ends_frame) noexcept nogil:
-    """Queues `size` bytes written where `queue_reserve` said; `queue.sequence` is already past them."""
+    """Queues `size` bytes written where `queue_reserve` said; `queue.sequence` is past them."""
     cdef const uint8_t* data = queue.block.data + queue.block_used
     cdef Piece* piece = queue.last
     if (
@@ -156,7 +157,7 @@ cdef inline bint is_written(const SendQueue* queue, const Piece* piece) noexcept
 
 
 cdef void queue_ack(SendQueue* queue, uint64_t sequence) noexcept nogil:
-    """All frames before `sequence` are with the peer. The caller has checked it against what was sent."""
+    """All frames before `sequence` are with the peer; the caller knows that they were sent."""
     cdef Piece* piece
     if sequence > queue.acked:
         queue.acked = sequence
@@ -203,8 +204,8 @@ cdef inline Piece* at_cursor(const SendQueue* queue, Piece* piece, size_t* offse
 cdef int queue_take(SendQueue* queue, Span* spans, int most, size_t bytes) noexcept nogil:
     """Adds to the batch what is queued behind it: whole pieces, until `bytes` is reached.
 
-    Returns how many spans it filled in. It goes past `bytes` to end a frame, and stops inside one only
-    for want of spans.
+    Returns how many spans it filled in. It goes past `bytes` to end a frame, and stops inside one
+    only for want of spans.
     """
     cdef size_t offset = queue.taken_offset
     cdef Piece* piece = at_cursor(queue, queue.taken, &offset)

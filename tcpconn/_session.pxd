@@ -16,7 +16,9 @@ cdef class Session:
 
 
 cdef void session_start(State* s) noexcept nogil
-cdef int session_open(State* s, uint64_t high, uint64_t low, int priority, Conn** opened) noexcept nogil
+cdef int session_open(
+    State* s, uint64_t high, uint64_t low, int priority, Conn** opened
+) noexcept nogil
 cdef Conn* session_accept(State* s) noexcept nogil
 cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil
 cdef void session_goaway(State* s) noexcept nogil

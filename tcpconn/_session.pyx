@@ -1,8 +1,9 @@
 """The session: a state machine without I/O that two peers share, PROTOCOL.md.
 
-It is driven from outside: `feed` it what came, write what `output` says, tell it the time. It never raises from
-a peer's input: a session that has failed says so in `end`. The engine drives the same records (`State`) without
-the GIL through the functions in _send and _receive; the methods here serve tests, tools and simulations.
+It is driven from outside: `feed` it what came, write what `output` says, tell it the time. It never
+raises from a peer's input: a session that has failed says so in `end`. The engine drives the same
+records (`State`) without the GIL through the functions in _send and _receive; the methods here
+serve tests, tools and simulations.
 
 All memory of a session lives in its `State`; every access is made with `State.lock` held.
 """
@@ -80,7 +81,9 @@ cdef void session_start(State* s) noexcept nogil:
     """A client's first words, section 4. A server has nothing to say before HELLO."""
     if s.client:
         s.control_length = put_preface(s.control)
-        s.control_length = <size_t> (put_hello(s.control + s.control_length, HELLO, &s.ours) - s.control)
+        s.control_length = <size_t> (
+            put_hello(s.control + s.control_length, HELLO, &s.ours) - s.control
+        )
 
 
 cdef void attach(State* s, Conn* conn) noexcept nogil:
@@ -92,7 +95,9 @@ cdef void attach(State* s, Conn* conn) noexcept nogil:
     s.attached = conn
 
 
-cdef int session_open(State* s, uint64_t high, uint64_t low, int priority, Conn** opened) noexcept nogil:
+cdef int session_open(
+    State* s, uint64_t high, uint64_t low, int priority, Conn** opened
+) noexcept nogil:
     """Opens a connection, or takes the one that the peer has opened under this UUID: they meet.
 
     0, or the code of what stands against it. The reference is the caller's.
@@ -140,7 +145,7 @@ cdef Conn* session_accept(State* s) noexcept nogil:
 cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil:
     """The user closes a connection: our direction ends, the peer's will not be read.
 
-    `code` is none of those that refuse an OPEN (section 5): they say that we do not end our direction.
+    `code` is none of those that refuse an OPEN (section 5), which leave our direction unended.
     """
     if not conn.attached:
         return
@@ -209,8 +214,9 @@ cdef object end_reason(State* s):
 # Taking messages in
 
 cdef Outgoing* hold(tuple buffers) except NULL:
-    """A message made of buffers, for the scheduler. `bytes` of some size are referenced; what is smaller, or may
-    change, is copied. Without the lock: a buffer may run any code."""
+    """A message made of buffers, for the scheduler. `bytes` of some size are referenced; what is
+    smaller, or may change, is copied. Without the lock: a buffer may run any code.
+    """
     cdef Py_buffer view
     cdef Part* part
     cdef Held* held
@@ -225,7 +231,9 @@ cdef Outgoing* hold(tuple buffers) except NULL:
             try:
                 size = <size_t> view.len
                 referenced = PyBytes_CheckExact(buffer) and size >= REFERENCE_FROM
-                held = held_new(<void*> <PyObject*> buffer if referenced else NULL, 0 if referenced else size)
+                held = held_new(
+                    <void*> <PyObject*> buffer if referenced else NULL, 0 if referenced else size
+                )
                 if held is NULL:
                     raise MemoryError
                 part = &message.parts[message.count]
@@ -311,8 +319,6 @@ cdef class Session:
     def __dealloc__(self):
         cdef State* s = self.s
         cdef Conn* conn
-        cdef Node* node
-        cdef size_t bucket = 0
         if s is NULL:
             return
         while s.event_first is not NULL:
@@ -345,7 +351,7 @@ cdef class Session:
         PyMem_RawFree(s)
 
     cdef void drop_released(self):
-        """Drops references to Python objects that acks have set free. Without the lock: it may run any code."""
+        """Drops references to objects that acks have set free. Without the lock: runs any code."""
         cdef State* s = self.s
         cdef Held* held
         cdef Held* chain
@@ -373,7 +379,7 @@ cdef class Session:
     # Connections
 
     def open(self, bytes id, int priority=-1):
-        """Opens a connection, or meets the peer's. Returns 0, or the code that stands against it."""
+        """Opens a connection, or meets the peer's. 0, or the code that stands against it."""
         cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))
         cdef uint64_t high = take_u64(&cursor)
         cdef uint64_t low = take_u64(&cursor)
@@ -418,7 +424,9 @@ cdef class Session:
                 unhold(message)
         if room == ROOM_DIRECT or room == ROOM_CUT:
             return True
-        return {ROOM_ENDED: "ended", ROOM_TOO_LARGE: "too large", ROOM_CLOSED: "closed"}.get(room, "wait")
+        return {ROOM_ENDED: "ended", ROOM_TOO_LARGE: "too large", ROOM_CLOSED: "closed"}.get(
+            room, "wait"
+        )
 
     def receive(self, bytes id):
         """The oldest unread message, or None."""
@@ -468,7 +476,7 @@ cdef class Session:
     # The link's side
 
     def feed(self, data, uint64_t now=0):
-        """Takes in what came from the link. Returns how much of it was wanted: all, but after a failure."""
+        """Takes in what came from the link. Returns how much was wanted: all, unless it failed."""
         cdef State* s = self.s
         cdef Py_buffer view
         cdef Span[2] spans
@@ -485,7 +493,8 @@ cdef class Session:
                 for index in range(count):
                     spans[index].length = min(spans[index].length, <size_t> view.len - at - step)
                     memcpy(
-                        <void*> spans[index].data, <const uint8_t*> view.buf + at + step, spans[index].length
+                        <void*> spans[index].data, <const uint8_t*> view.buf + at + step,
+                        spans[index].length
                     )
                     step += spans[index].length
                 at += step
@@ -496,7 +505,7 @@ cdef class Session:
             PyBuffer_Release(&view)
 
     def output(self, size_t most=0xFFFFFFFF):
-        """What is to be written now, at most `most` bytes of it; b"" for nothing. It counts as written."""
+        """What is to be written now, at most `most` bytes; b"" for nothing. Counts as written."""
         cdef State* s = self.s
         cdef Span[SPANS] spans
         cdef int count, index
@@ -590,7 +599,10 @@ cdef class Session:
     def state(self, bytes id):
         """A connection's state, for tests: a dict."""
         cdef Conn* conn
-        names = {ROUTE_IDLE: "idle", ROUTE_OPEN: "open", ROUTE_DISCARDING: "discarding", ROUTE_ENDED: "ended"}
+        names = {
+            ROUTE_IDLE: "idle", ROUTE_OPEN: "open", ROUTE_DISCARDING: "discarding",
+            ROUTE_ENDED: "ended",
+        }
         tc_mutex_lock(&self.s.lock)
         try:
             conn = self.find(id)

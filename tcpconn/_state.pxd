@@ -1,4 +1,4 @@
-"""The records of a session, guarded by its lock. Who may do what with them: _send, _receive, _session."""
+"""The records of a session, guarded by its lock; used by _routes, _send, _receive, _session."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

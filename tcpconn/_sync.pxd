@@ -1,4 +1,4 @@
-"""The platform's mutex, atomic counters and monotonic clock (nanoseconds), from _sync.h; spans of memory."""
+"""The platform's mutex, atomic counters and monotonic clock (ns), from _sync.h; spans of memory."""
 
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 

@@ -8,7 +8,7 @@ cdef enum:
 
 
 cdef inline size_t bucket_of(const Table* table, uint64_t key) noexcept nogil:
-    # Fibonacci hashing (Knuth, TAOCP 6.4): spreads consecutive route numbers and hostile UUIDs alike.
+    # Fibonacci hashing (Knuth, TAOCP 6.4): spreads consecutive numbers and hostile UUIDs alike.
     return <size_t> ((key * 0x9E3779B97F4A7C15u) >> 32) & table.mask
 
 
@@ -76,8 +76,9 @@ cdef Node* table_find(Table* table, uint64_t key) noexcept nogil:
 
 
 cdef Node* table_next(Table* table, size_t* bucket, Node* node) noexcept nogil:
-    """Walks all nodes: start with bucket 0 and NULL, end at NULL. The one returned may be removed only
-    after the next has been asked for."""
+    """Walks all nodes: start with bucket 0 and NULL, end at NULL. The one returned may be removed
+    only after the next has been asked for.
+    """
     if node is not NULL:
         node = node.next
         if node is not NULL:

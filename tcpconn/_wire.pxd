@@ -81,7 +81,7 @@ cdef enum:
     ACK_DELAY_NS = 25000000     # half of what section 8 allows
 
 cdef inline uint16_t known_code(uint32_t code) noexcept nogil:
-    """A peer's reason for an abrupt end; unknown codes, and none at all, are PROTOCOL (section 10)."""
+    """A peer's reason for an abrupt end; unknown codes, and none, are PROTOCOL (section 10)."""
     return <uint16_t> code if CODE_NONE < code <= CODE_TIMEOUT else CODE_PROTOCOL
 
 

@@ -207,7 +207,7 @@ class Multiplexer:
 
     @property
     def round_trip_time(self) -> float | None:
-        """Seconds for a round trip through the peer's session, smoothed; None when none was made."""
+        """Seconds for a round trip through the peer's session, smoothed; None: not measured."""
         return self._engine.round_trip
 
     def ping(self, timeout: float | None = None) -> float:

@@ -272,7 +272,7 @@ class Server:
         return self._done.wait(timeout)
 
     def close(self, timeout: float | None = 5) -> None:
-        """Closes the listener and its links, and waits for the handlers: `timeout` seconds in all."""
+        """Closes the listener and its links, and waits for handlers: `timeout` seconds in all."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self.listener.close(timeout)
         self._thread.join()
