@@ -16,6 +16,7 @@ A client:
         reply = connection.receive(timeout=5)
 """
 
+import logging as _logging
 from importlib import metadata as _metadata
 
 from tcpconn._buffer import Lease
@@ -47,6 +48,9 @@ try:
     __version__ = _metadata.version("tcpconn")
 except _metadata.PackageNotFoundError:  # used from a source tree, built in place
     __version__ = "0+source"
+
+# A library says nothing of its own accord: it is for the program to send its log somewhere.
+_logging.getLogger("tcpconn").addHandler(_logging.NullHandler())
 
 __all__ = [
     "AddressError",

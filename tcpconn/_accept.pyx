@@ -1,5 +1,6 @@
 """What a listener accepts from: engines line up when a peer opens a connection, without the GIL."""
 
+cimport cython
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uint64_t
 
@@ -33,6 +34,7 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class AcceptQueue(Acceptor):
     """Hands out connections in the order in which their engines lined up, one of each in turn."""
 

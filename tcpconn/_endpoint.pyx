@@ -5,6 +5,7 @@ GIL held: both are a matter of a copy. Only who has to wait, read or write lets 
 comes back holds no lock.
 """
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE,
     PyBUF_WRITABLE,
@@ -80,6 +81,7 @@ cdef object code_name(int code):
     return CODE_NAMES.get(code, str(code))
 
 
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Endpoint:
     """Base of `Connection`, which says what holds for all of its methods."""
 

@@ -20,6 +20,7 @@ Lock order: the session's lock, then nothing. While one is held, nobody waits fo
 may wait for the lock. So between `nogil` and its end, the lock is always released before the GIL comes back.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -142,6 +143,7 @@ cdef class Acceptor:
         """The link of an engine is gone; with the GIL, before its keeper lets go of it."""
 
 
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Engine:
     def __cinit__(self, Session session, Link link, Service service, Acceptor acceptor=None):
         options = session.options

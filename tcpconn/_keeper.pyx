@@ -6,6 +6,7 @@ are written, it writes what is left when a stream pauses. Both hold the
 GIL only to let go of a link that has ended.
 """
 
+cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
@@ -41,6 +42,7 @@ cdef enum:
 cdef uint64_t FAR = <uint64_t> 1 << 62
 
 
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Keeper(Service):
     """Serves engines of one kind of link. Ends when it has none left; a new one is made then."""
 

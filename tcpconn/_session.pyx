@@ -8,6 +8,7 @@ serve tests, tools and simulations.
 All memory of a session lives in its `State`; every access is made with `State.lock` held.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
@@ -271,6 +272,7 @@ cdef void unhold(Outgoing* message) noexcept:
     PyMem_RawFree(message)
 
 
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Session:
     """One side of a session. `options` is an `Options`; `client` says who opened the link.
 
