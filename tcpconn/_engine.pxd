@@ -129,7 +129,9 @@ cdef class Engine:
     cdef bint sent(self) noexcept nogil
     cdef bint flush(self, uint64_t now) noexcept nogil
     cdef void pump(self, int rounds) noexcept nogil
-    cdef void begin_wait(self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount) noexcept nogil
+    cdef void begin_wait(
+        self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount
+    ) noexcept nogil
     cdef void end_wait(self, Waiter* waiter) noexcept nogil
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil
     cdef bint satisfied(self, const Waiter* waiter) noexcept nogil

@@ -1,23 +1,26 @@
 """The engine: who reads, who writes, who waits, and who wakes whom, for one session over one link.
 
-*Whoever waits, reads.* A thread that waits for anything the peer must say takes the reader's role if nobody has
-it: it reads, decodes, hands what is for others to them, and passes the role on when its own turn has come.
-*Whoever sends, writes*, unless a write is under way; only in a long stream of sends, frames gather until they
-are worth a system call, and the flusher writes what is left when the stream pauses.
+*Whoever waits, reads.* A thread that waits for anything the peer must say takes the reader's role
+if nobody has it: it reads, decodes, hands what is for others to them, and passes the role on when
+its own turn has come.
+*Whoever sends, writes*, unless a write is under way; only in a long stream of sends, frames gather
+until they are worth a system call, and the flusher writes what is left when the stream pauses.
 *The keeper* reads when nobody has waited for some milliseconds, and keeps the time.
 
 The protocol between them, all of it under the session's lock:
 
-- `reading` says who has the reader's role, `writing` whether somebody writes. Only the holder of a role
-  touches that half of the link. Both are given up under the lock, and who gives one up looks first whether
-  there is more to do or somebody to pass it to.
-- A waiter is satisfied when its condition holds (`satisfied`). Whoever changes the state wakes those whose
-  condition came true; a waiter looks again under the lock before it sleeps. So no wake-up is lost.
-- Everything that calls out of here (a system call, the keeper, the flusher, an acceptor) happens without the
-  lock: it is noted in `due` and done by `unlock`.
+- `reading` says who has the reader's role, `writing` whether somebody writes. Only the holder of a
+  role touches that half of the link. Both are given up under the lock, and who gives one up looks
+  first whether there is more to do or somebody to pass it to.
+- A waiter is satisfied when its condition holds (`satisfied`). Whoever changes the state wakes those
+  whose condition came true; a waiter looks again under the lock before it sleeps. So no wake-up is
+  lost.
+- Everything that calls out of here (a system call, the keeper, the flusher, an acceptor) happens
+  without the lock: it is noted in `due` and done by `unlock`.
 
-Lock order: the session's lock, then nothing. While one is held, nobody waits for the GIL; a thread that has the GIL
-may wait for the lock. So between `nogil` and its end, the lock is always released before the GIL comes back.
+Lock order: the session's lock, then nothing. While one is held, nobody waits for the GIL; a thread
+that has the GIL may wait for the lock. So between `nogil` and its end, the lock is always released
+before the GIL comes back.
 """
 
 cimport cython
@@ -79,23 +82,23 @@ cdef extern from "pythread.h" nogil:
 
 cdef enum:
     SPANS = 64
-    # Sends that follow each other this closely, without the sender having waited for a message in between,
-    # are a stream once there were so many: longer than a send takes, shorter than any round trip between two
-    # processes; and more than one would send as one request in pieces.
+    # Sends that follow each other this closely, without the sender having waited for a message in
+    # between, are a stream once there were so many: longer than a send takes, shorter than any
+    # round trip between two processes; and more than one would send as one request in pieces.
     STREAM_NS = 20000
     STREAM_RUN = 16
     STREAM_BATCH = 65536        # what a stream's sender lets gather before it writes
     STREAM_PAUSE_NS = 40000     # a stream that pauses so long has its rest written by the flusher,
     STREAM_END_NS = 5000000     # and after so long it is over
-    # How long a link is left alone after its reader left, before the keeper takes it over: longer than
-    # whoever works in request and reply stays away.
+    # How long a link is left alone after its reader left, before the keeper takes it over: longer
+    # than whoever works in request and reply stays away.
     TAKE_OVER_NS = 5000000
     INLINE_ROUNDS = 64          # batches that a sender writes itself before the flusher goes on
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
     KEEPER_READS = 16           # reads of one link before another's turn comes
     LONGEST_WAIT_S = 1000000
-    WAKE_MOST = 65536          # bytes of a chunk that a reader sleeps for: while they come, it could copy
-    UNWRITTEN_RESUME = 131072   # senders held back by the link go on when this much is left to write
+    WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
+    UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
 
 cdef int _generation = 0
 
@@ -105,7 +108,7 @@ cdef int current_generation() noexcept nogil:
 
 
 def _forked():
-    # The threads that serve links do not exist in the child, and its parent goes on using the sockets.
+    # The threads that serve links do not exist in the child; its parent goes on using the sockets.
     global _generation
     _generation += 1
 
@@ -174,7 +177,7 @@ cdef class Engine:
         if due == 0:
             tc_mutex_unlock(&self.s.lock)
             return
-        released = self.released        # then the keeper has let go of it: nobody may ask it to look
+        released = self.released    # then the keeper has let go of it: nobody may ask it to look
         self.due = 0
         self.outside += 1
         tc_mutex_unlock(&self.s.lock)
@@ -195,7 +198,8 @@ cdef class Engine:
     # Writing
 
     cdef bint sent(self) noexcept nogil:
-        """Something was queued: True when the caller should pump it out, False when somebody else will."""
+        """Something was queued: True when the caller should pump it out, False: somebody else will.
+        """
         cdef uint64_t now = tc_now()
         if self.replied or now - self.sent_at >= STREAM_NS:
             self.run = 0
@@ -211,7 +215,7 @@ cdef class Engine:
         return False
 
     cdef bint flush(self, uint64_t now) noexcept nogil:
-        """The flusher's visit: writes the rest of a stream that pauses. False when there is no stream any more."""
+        """The flusher's visit: writes the rest of a stream that pauses. False: it is at its end."""
         self.lock()
         if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
             self.pump(FLUSH_ROUNDS)
@@ -222,7 +226,7 @@ cdef class Engine:
         return self.watched
 
     cdef void pump(self, int rounds) noexcept nogil:
-        """Writes what is queued until there is no more, the kernel takes no more, or `rounds` are over."""
+        """Writes what is queued, until all is, the kernel takes no more, or `rounds` are over."""
         cdef State* s = self.s
         cdef Span[SPANS] spans
         cdef int count, index
@@ -272,7 +276,9 @@ cdef class Engine:
 
     # Waiting
 
-    cdef void begin_wait(self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount) noexcept nogil:
+    cdef void begin_wait(
+        self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount
+    ) noexcept nogil:
         memset(waiter, 0, sizeof(Waiter))
         waiter.conn = conn
         waiter.wanted = wanted
@@ -370,8 +376,8 @@ cdef class Engine:
 
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
         """Reads, or sleeps until somebody wakes this waiter; something may have changed then."""
-        # A sender held back by the link needs nothing from the peer but that it reads, and a writer is at
-        # work: reading in its stead would cost it a thread switch for every batch.
+        # A sender held back by the link needs nothing from the peer but that it reads, and a writer
+        # is at work: reading in its stead would cost it a thread switch for every batch.
         if not waiter.reader and self.reading == NOBODY and (
             waiter.wanted != WANT_ROOM or self.blocked
         ):
@@ -403,7 +409,8 @@ cdef class Engine:
         self.lock()
         waiter.parked = False
         if waiter.woken and status != PY_LOCK_ACQUIRED:
-            PyThread_acquire_lock(waiter.parker, 1)     # woken just then: take it, so that it is locked again
+            # Woken just then: take it, so that it is locked again.
+            PyThread_acquire_lock(waiter.parker, 1)
             status = PY_LOCK_ACQUIRED
         if status == PY_LOCK_ACQUIRED:
             return WAITED_READY
@@ -482,7 +489,7 @@ cdef class Engine:
             self.due |= DUE_LOOK
 
     cdef void pass_role(self) noexcept nogil:
-        """The reader's role is free: gives it to the oldest waiter who sleeps, or leaves it to the keeper."""
+        """The reader's role is free: it goes to the oldest waiter who sleeps, or to the keeper."""
         cdef Waiter* waiter = self.first
         while waiter is not NULL:
             if waiter.parked and not waiter.woken and not (
@@ -522,7 +529,7 @@ cdef class Engine:
         wanted = READY_READ | (READY_WRITE if self.blocked else 0)
         least = 1
         if self.s.direct is not NULL:
-            # The rest of a chunk that has begun comes whatever happens: no need to wake for a part of it.
+            # The rest of a chunk that has begun comes whatever happens: a part is not worth it.
             least = <size_t> min(self.s.direct_length - self.s.direct_done, <uint64_t> WAKE_MOST)
         self.reader_waits = True
         self.unlock()
@@ -598,8 +605,8 @@ cdef class Engine:
     cdef uint64_t visit(self, int events, uint64_t now) noexcept nogil:
         """What the keeper does for a link: reads if nobody else does, keeps the time, cleans up.
 
-        Returns when to come again (ns), VISIT_NEVER or VISIT_DROP. Only the keeper's thread calls it, and
-        arms the link afterwards for `want`.
+        Returns when to come again (ns), VISIT_NEVER or VISIT_DROP. Only the keeper's thread calls
+        it, and arms the link afterwards for `want`.
         """
         cdef State* s = self.s
         cdef uint64_t next_at = 0
@@ -654,7 +661,7 @@ cdef class Engine:
         if s.phase < PHASE_OPEN:
             at = self.began_at + self.handshake_ns
         elif self.idle_ns > 0:
-            # A used link is looked at in idle_ns's time; it is not worth a wake-up when it becomes idle.
+            # A used link is looked at in idle_ns's time: not worth a wake-up when it becomes idle.
             at = max(self.used_at + self.idle_ns, now + self.idle_ns // 4)
         if at != 0 and (next_at == 0 or at < next_at):
             next_at = at
@@ -669,7 +676,7 @@ cdef class Engine:
     # With the GIL: what the shell asks for
 
     cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout):
-        """Waits without lock and GIL. None when satisfied; else an exception to raise, or `Timeout` itself."""
+        """Waits without lock and GIL. None when satisfied; `Timeout` when it took too long."""
         cdef Waiter waiter
         cdef int outcome
         cdef uint64_t now
@@ -693,7 +700,7 @@ cdef class Engine:
                 timeout = <int64_t> (deadline - now) if now < deadline else 0
 
     def start(self, timeout=None):
-        """Sends what the session has to say first and, for a client, waits for the end of the handshake."""
+        """Sends what the session has to say first; a client waits for the end of the handshake."""
         cdef int64_t limit = as_timeout(timeout)
         cdef uint64_t began = tc_now()
         with nogil:
@@ -704,7 +711,9 @@ cdef class Engine:
             return
         outcome = self.wait_with_gil(NULL, WANT_OPEN, 0, limit)
         if outcome is not None:
-            raise errors.Timeout(f"no answer from {self.peer_address} to the handshake within {timeout} s")
+            raise errors.Timeout(
+                f"no answer from {self.peer_address} to the handshake within {timeout} s"
+            )
         self.lock()
         if self.s.phase == PHASE_OPEN and self.s.round_trip == 0:
             self.s.round_trip = tc_now() - began
@@ -728,12 +737,16 @@ cdef class Engine:
             if s.goaway_received:
                 return errors.ConnectionClosed(f"the peer closed {where}")
             if s.sequence == 0 and s.frames_received == 0:
-                return errors.LinkLost(f"{where} ended before the peer said a word of tcpconn{self.why()}")
+                return errors.LinkLost(
+                    f"{where} ended before the peer said a word of tcpconn{self.why()}"
+                )
             return errors.LinkLost(f"{where} broke{self.why()}")
         name = CODE_NAMES.get(code, "PROTOCOL")
         if kind == "told":
             if code == CODE_VERSION:
-                return errors.VersionMismatch(f"{where} was refused: {text} ({name})", code, section)
+                return errors.VersionMismatch(
+                    f"{where} was refused: {text} ({name})", code, section
+                )
             return errors.ProtocolError(f"the peer ended {where}: {text} ({name})", code, section)
         if code == CODE_TIMEOUT:
             return errors.Timeout(f"{where}: {text}")
@@ -741,7 +754,9 @@ cdef class Engine:
             return errors.VersionMismatch(f"{where}: {text}", code, section)
         if section == "2":
             return errors.NotTcpconn(f"{where}: {text}; check address and port", code, section)
-        return errors.ProtocolError(f"{where} was closed, the peer broke the protocol: {text}", code, section)
+        return errors.ProtocolError(
+            f"{where} was closed, the peer broke the protocol: {text}", code, section
+        )
 
     def why(self):
         return f": {os.strerror(self.link.error)}" if self.link.error else ""
@@ -824,7 +839,8 @@ cdef class Engine:
     def takes_connections(self):
         """Whether a connection may be opened."""
         return not (
-            self.down or self.s.phase == PHASE_CLOSED or self.s.goaway_sent or self.s.goaway_received
+            self.down or self.s.phase == PHASE_CLOSED
+            or self.s.goaway_sent or self.s.goaway_received
             or self.generation != _generation
         )
 

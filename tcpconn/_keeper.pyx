@@ -1,9 +1,9 @@
-"""The keeper and the flusher: one thread each per process and kind of link, for as long as there are links.
+"""The keeper and the flusher: a thread each per process and kind of link, while there are links.
 
-The keeper waits for all links that nobody reads, and visits each engine when something came, when asked to (`look`)
-and when a time is over. The flusher looks after streams: while senders send so fast that frames gather before they
-are written, it writes what is left when a stream pauses. Both hold the
-GIL only to let go of a link that has ended.
+The keeper waits for all links that nobody reads, and visits each engine when something came, when
+asked to (`look`) and when a time is over. The flusher looks after streams: while senders send so
+fast that frames gather before they are written, it writes what is left when a stream pauses. Both
+hold the GIL only to let go of a link that has ended.
 """
 
 cimport cython
@@ -31,7 +31,9 @@ cdef extern from "pythread.h" nogil:
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock lock)
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
+    int PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible
+    )
     void PyThread_release_lock(PyThread_type_lock lock)
 
 
@@ -207,7 +209,7 @@ cdef class Keeper(Service):
                 index += 1
 
     cdef bint forget(self, void* key) noexcept nogil:
-        """Takes an engine whose link is done with out of all lists. False: the flusher has it right now."""
+        """Takes an engine whose link is done with out of all lists. False: the flusher has it."""
         cdef void* at
         cdef void* before = NULL
         cdef bint busy
@@ -252,7 +254,7 @@ cdef class Keeper(Service):
         return True
 
     cdef bint let_go(self):
-        """With the GIL: ends what `forget` has put aside. True when there is nothing left to keep."""
+        """With the GIL: ends what `forget` has put aside. True: there is nothing left to keep."""
         cdef void* key = self.dropped_first
         cdef void* following
         cdef bint stopping
@@ -319,7 +321,8 @@ cdef class Keeper(Service):
         if self.flush_first is NULL:
             self.flush_last = NULL
         self.flush_count -= 1
-        # From here on it may be put into the list again: what is queued now may come too late for this turn.
+        # From here on it may be put into the list again: what is queued now may come too late for
+        # this turn.
         (<Engine> key).flush_listed = False
         self.flushing = key
         tc_mutex_unlock(&self.mutex)

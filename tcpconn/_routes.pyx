@@ -16,9 +16,10 @@ from tcpconn._wire cimport *
 
 
 cdef enum:
-    GRANT_NS = 200000           # grants for one route that come closer together make its window grow. What a
-                                # window holds stands in front of other connections' messages in the kernel's
-                                # buffers: this much time twice, whatever the speed of the link
+    # Grants for one route that come closer together make its window grow. What a window holds
+    # stands in front of other connections' messages in the kernel's buffers: this much time twice,
+    # whatever the speed of the link.
+    GRANT_NS = 200000
 
 
 # Making and finding

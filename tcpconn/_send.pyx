@@ -181,7 +181,8 @@ cdef int send_direct(
         out_of_memory(s)
         return -1
     if s.scheduler.queued > 0:
-        s.shared = SHARED_BATCHES   # somebody else is waiting behind a large message, and may be again
+        # Somebody else is waiting behind a large message, and may be again.
+        s.shared = SHARED_BATCHES
     conn.send_used += FRAME_COST + size
     s.send_used += FRAME_COST + size
     conn.messages_sent += 1
