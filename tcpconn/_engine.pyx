@@ -52,6 +52,7 @@ from tcpconn._session cimport (
     session_detach,
     session_goaway,
     session_is_done,
+    session_is_unused,
     session_ping,
     session_tick,
 )
@@ -631,7 +632,7 @@ cdef class Engine:
             fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
             state_fail(s, &fault)
             self.dispatch()
-        if not self.down and self.idle_ns > 0 and s.phase == PHASE_OPEN and s.connections == 0:
+        if not self.down and self.idle_ns > 0 and s.phase == PHASE_OPEN and session_is_unused(s):
             if now - self.used_at >= self.idle_ns:
                 session_goaway(s)
         if wants_write(s) and not self.writing:

@@ -373,6 +373,7 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
         outgoing_free(s, message)
     conn.outgoing_last = NULL
     conn.outgoing_cost = 0
+    s.outgoing_count -= conn.outgoing_count
     conn.outgoing_count = 0
 
 

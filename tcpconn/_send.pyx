@@ -209,6 +209,7 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
     conn.outgoing_cost += message_cost(message.total, s.theirs.max_frame_size)
     conn.outgoing_count += 1
     s.outgoing_bytes += message.total
+    s.outgoing_count += 1
     conn.messages_sent += 1
     conn.bytes_sent += message.total
     if conn.outgoing_first is message:
@@ -320,6 +321,7 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
         conn.outgoing_cost -= message_cost(message.total, s.theirs.max_frame_size) - message.total
         s.reserved -= message.reserved
         conn.outgoing_count -= 1
+        s.outgoing_count -= 1
         conn.outgoing_first = message.next
         if conn.outgoing_first is NULL:
             conn.outgoing_last = NULL

@@ -177,9 +177,17 @@ cdef void session_goaway(State* s) noexcept nogil:
         s.last_in_route = s.in_route
 
 
+cdef bint session_is_unused(const State* s) noexcept nogil:
+    """Nobody here has a connection, nor could accept one. The peer may not have closed its ends yet."""
+    return s.attached is NULL and s.accept_first is NULL
+
+
 cdef bint session_is_done(State* s) noexcept nogil:
-    """Nothing is open, and the peer has acknowledged all that was said."""
-    return s.connections == 0 and s.queue.acked == s.queue.sequence and not wants_write(s)
+    """Nobody here has a connection, and the peer has acknowledged all that was said."""
+    return (
+        session_is_unused(s) and s.outgoing_count == 0 and s.queue.acked == s.queue.sequence
+        and not wants_write(s)
+    )
 
 
 cdef void session_ping(State* s, uint64_t now) noexcept nogil:

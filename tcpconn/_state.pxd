@@ -176,6 +176,7 @@ cdef struct State:
     uint64_t send_used
     uint64_t reserved
     uint64_t outgoing_bytes     # payload not cut yet
+    uint64_t outgoing_count     # messages not cut to their end
     bint tight                  # the link did not take the last batch in one go
     uint32_t shared             # batches to go until one connection may count as alone again
     Turn* starved               # turns that wait for the session's credit
