@@ -607,11 +607,8 @@ cdef class Endpoint:
         with nogil:
             engine.lock()
             sequence = s.queue.sequence
-            if s.queue.acked < sequence and not engine.down:
-                engine.pump(INLINE_ROUNDS)
-                # Asked behind the last frame, a PING brings the ack of all of it at once.
-                session_ping(s, tc_now())
-                engine.pump(INLINE_ROUNDS)
+            engine.pump(INLINE_ROUNDS)
+            engine.ask_for_ack()
             engine.unlock()
         if limit >= 0:
             limit = max(<int64_t> 0, limit - <int64_t> (tc_now() - started))

@@ -147,6 +147,7 @@ cdef class Engine:
     cdef void pass_role(self) noexcept nogil
     cdef void take_down(self) noexcept nogil
     cdef void close_here(self) noexcept nogil
+    cdef void ask_for_ack(self) noexcept nogil
     cdef uint64_t visit(self, int events, uint64_t now) noexcept nogil
     cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout)
     cdef object ended_error(self)

@@ -674,6 +674,12 @@ cdef class Engine:
         self.unlock()
         return next_at
 
+    cdef void ask_for_ack(self) noexcept nogil:
+        """Behind the last frame, a PING brings the ack of all of it at once."""
+        if self.s.queue.acked < self.s.queue.sequence and self.s.phase == PHASE_OPEN and not self.down:
+            session_ping(self.s, tc_now())
+            self.pump(INLINE_ROUNDS)
+
     # With the GIL: what the shell asks for
 
     cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout):
@@ -814,6 +820,7 @@ cdef class Engine:
                     session_detach(self.s, self.s.attached, CODE_SHUTDOWN, False)
                 self.dispatch()
                 self.pump(INLINE_ROUNDS)
+                self.ask_for_ack()
             self.unlock()
         outcome = self.wait_with_gil(NULL, WANT_DONE, 0, as_timeout(timeout))
         complete = outcome is None
