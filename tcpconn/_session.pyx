@@ -125,8 +125,8 @@ cdef int session_open(
         conn.references += 1
         conn.accepted = True
     if priority >= 0:
-        conn.priority = <uint8_t> priority
-        conn.turn.level = priority
+        conn.priority = <uint8_t> min(priority, MAX_PRIORITY)
+        conn.turn.level = conn.priority
     attach(s, conn)
     opened[0] = conn
     if conn.out_state == ROUTE_IDLE and send_open(s, conn, False):
