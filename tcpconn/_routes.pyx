@@ -84,6 +84,7 @@ cdef void conn_release(State* s, Conn* conn) noexcept nogil:
     conn.references -= 1
     if conn.references > 0:
         return
+    conn.in_state = ROUTE_ENDED     # else what is unread would put the record into the list of credit again
     drop_unread(s, conn)
     drop_assembly(s, conn)
     outgoing_drop(s, conn)
