@@ -46,10 +46,11 @@ from tcpconn._routes cimport (
     in_route_ended,
     in_route_opened,
     leave_block,
+    session_room_came,
     state_fail,
     unlink_from_block,
 )
-from tcpconn._send cimport credit_came, send_reset, send_stop, session_credit_came
+from tcpconn._send cimport credit_came, send_reset, send_stop
 from tcpconn._sendqueue cimport queue_ack
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_atomic_get
@@ -370,7 +371,7 @@ cdef void settle(State* s) noexcept nogil:
         conn_event(s, conn, EVENT_CREDIT)
         credit_came(s, conn)
         node = table_next(&s.ids, &bucket, node)
-    session_credit_came(s)
+    session_room_came(s)
 
 
 cdef int told_end(
@@ -743,7 +744,7 @@ cdef int on_credit(State* s, uint32_t route, uint64_t limit) noexcept nogil:
     if route == 0:
         if limit > s.send_limit:
             s.send_limit = limit
-            session_credit_came(s)
+            session_room_came(s)
             s.happened |= HAPPENED_ACK
         return 0
     if route > s.out_route:

@@ -8,7 +8,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
 from tcpconn._buffer cimport Block, block_release, slab_give
 from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
-from tcpconn._schedule cimport Turn, schedule_remove
+from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
 from tcpconn._sendqueue cimport held_release
 from tcpconn._state cimport *
 from tcpconn._table cimport Node, table_add, table_find, table_remove
@@ -376,6 +376,17 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
     conn.outgoing_cost = 0
     s.outgoing_count -= conn.outgoing_count
     conn.outgoing_count = 0
+    session_room_came(s)
+
+
+cdef void session_room_came(State* s) noexcept nogil:
+    """Messages that waited for the session's credit may be started: there is more, or less of it is promised."""
+    cdef Turn* turn
+    while s.starved is not NULL:
+        turn = s.starved
+        s.starved = turn.next
+        turn.next = NULL
+        schedule_add(&s.scheduler, turn)
 
 
 # The end of a session

@@ -29,4 +29,3 @@ cdef bint wants_write(State* s) noexcept nogil
 cdef int prepare(State* s, Span* spans, int most) noexcept nogil
 cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil
 cdef void credit_came(State* s, Conn* conn) noexcept nogil
-cdef void session_credit_came(State* s) noexcept nogil

@@ -14,6 +14,7 @@ from tcpconn._routes cimport (
     out_route_ended,
     out_route_opened,
     outgoing_free,
+    session_room_came,
     state_fail,
 )
 from tcpconn._schedule cimport Turn, schedule_add, schedule_next
@@ -319,7 +320,9 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     conn.outgoing_cost -= size
     if last:
         conn.outgoing_cost -= message_cost(message.total, s.theirs.max_frame_size) - message.total
-        s.reserved -= message.reserved
+        if message.reserved > 0:
+            s.reserved -= message.reserved
+            session_room_came(s)
         conn.outgoing_count -= 1
         s.outgoing_count -= 1
         conn.outgoing_first = message.next
@@ -337,7 +340,7 @@ cdef void serve(State* s, Turn* turn, uint64_t chunk) noexcept nogil:
         cost = cut(s, conn, chunk)
         if cost == 0:
             turn.deficit = 0
-            return              # credit_came or session_credit_came puts it back
+            return              # credit_came or session_room_came puts it back
         turn.deficit -= <int64_t> cost
     if conn.outgoing_first is not NULL:
         schedule_add(&s.scheduler, turn)
@@ -357,15 +360,6 @@ cdef void credit_came(State* s, Conn* conn) noexcept nogil:
         turn = turn.next
     if conn.outgoing_first is not NULL:
         schedule_add(&s.scheduler, &conn.turn)
-
-
-cdef void session_credit_came(State* s) noexcept nogil:
-    cdef Turn* turn
-    while s.starved is not NULL:
-        turn = s.starved
-        s.starved = turn.next
-        turn.next = NULL
-        schedule_add(&s.scheduler, turn)
 
 
 # Batches
