@@ -207,7 +207,8 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
     else:
         conn.outgoing_last.next = message
     conn.outgoing_last = message
-    conn.outgoing_cost += message_cost(message.total, s.theirs.max_frame_size)
+    message.overhead = message_cost(message.total, s.theirs.max_frame_size) - message.total
+    conn.outgoing_cost += message.total + message.overhead
     conn.outgoing_count += 1
     s.outgoing_bytes += message.total
     s.outgoing_count += 1
@@ -319,7 +320,7 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     s.outgoing_bytes -= size
     conn.outgoing_cost -= size
     if last:
-        conn.outgoing_cost -= message_cost(message.total, s.theirs.max_frame_size) - message.total
+        conn.outgoing_cost -= message.overhead
         if message.reserved > 0:
             s.reserved -= message.reserved
             session_room_came(s)

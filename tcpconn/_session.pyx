@@ -624,6 +624,7 @@ cdef class Session:
                 "unread": conn.unread_count,
                 "unread_bytes": conn.unread_bytes,
                 "send_credit": conn.send_limit - conn.send_used,
+                "outgoing_cost": conn.outgoing_cost,
                 "window": conn.window,
                 "receive_credit": conn.receive_limit - conn.receive_used,
             }

@@ -68,6 +68,7 @@ cdef struct Outgoing:           # a message of which not all is in the send queu
     uint64_t total
     uint64_t done
     uint64_t reserved           # of the session's credit, once started
+    uint64_t overhead           # what its frames add to its cost, as reckoned when it was queued
     uint32_t count              # of parts
     uint32_t index              # the part that comes next, and where in it
     uint64_t offset
