@@ -399,8 +399,6 @@ cdef void put_farewell(State* s, uint8_t type, uint32_t code, const char* text) 
         s.control_length = 0
         s.control_taken = 0
         s.control_written = 0
-    if CONTROL_BYTES - s.control_length < 512:
-        return
     start = s.control + s.control_length
     p = start
     if not s.client and type == REJECT:

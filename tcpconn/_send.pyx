@@ -427,7 +427,10 @@ cdef void fill_control(State* s) noexcept nogil:
         put_control(s, CREDIT, 0, s.receive_limit)
         s.told_limit = s.receive_limit
     s.credit_urgent = False
-    while s.credit_first is not NULL and CONTROL_BYTES - s.control_length >= 2 * (HEADER_SIZE + 8):
+    while (
+        s.credit_first is not NULL
+        and CONTROL_BYTES - FAREWELL_BYTES - s.control_length >= 2 * (HEADER_SIZE + 8)
+    ):
         conn = s.credit_first
         s.credit_first = conn.credit_next
         if s.credit_first is NULL:
@@ -437,6 +440,8 @@ cdef void fill_control(State* s) noexcept nogil:
             put_control(s, CREDIT, conn.in_route, conn.receive_limit)
             conn.told_limit = conn.receive_limit
         conn_release(s, conn)
+    if s.credit_first is not NULL:
+        s.credit_urgent = True      # there was no room for all
     # An ack is due, or goes along with what goes out anyway.
     if s.acked != s.sequence and (s.ack_due or s.control_length > 0 or has_queued(s)):
         put_control(s, ACK, 0, s.sequence)
@@ -467,6 +472,9 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
     if in_flight:
         return count + queue_again(&s.queue, spans + count, most - count)
     if not may_send_queued(s):
+        if s.queue.mid_frame and s.control_written < s.control_length:
+            # What the peer is to be told last can only stand behind the frame that was begun.
+            count += queue_take(&s.queue, spans + count, most - count, 0)
         return count
     while True:
         turn = schedule_next(&s.scheduler)

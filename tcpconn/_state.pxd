@@ -12,6 +12,7 @@ from tcpconn._table cimport Node, Table
 cdef enum:
     RECEIVE_BLOCK = 131072      # what one read of small messages may bring
     CONTROL_BYTES = 4096        # control frames that go before one batch
+    FAREWELL_BYTES = 512        # of those, kept free for the frame that ends a link
     PONGS = 16                  # answers owed at once; a PING beyond is answered with the next
 
 cdef enum Phase:
