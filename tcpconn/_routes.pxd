@@ -32,6 +32,7 @@ cdef void drop_unread(State* s, Conn* conn) noexcept nogil
 cdef void drop_assembly(State* s, Conn* conn) noexcept nogil
 cdef void outgoing_free(State* s, Outgoing* message) noexcept nogil
 cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil
+cdef void set_stalled(State* s, Conn* conn, bint stalled) noexcept nogil
 cdef void session_room_came(State* s) noexcept nogil
 
 cdef void state_fail(State* s, const Fault* fault) noexcept nogil

@@ -370,13 +370,27 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
         message = conn.outgoing_first
         conn.outgoing_first = message.next
         s.reserved -= message.reserved
-        s.outgoing_bytes -= message.total - message.done
         outgoing_free(s, message)
+    set_stalled(s, conn, False)
+    s.outgoing_bytes -= conn.outgoing_bytes
     conn.outgoing_last = NULL
+    conn.outgoing_bytes = 0
     conn.outgoing_cost = 0
     s.outgoing_count -= conn.outgoing_count
     conn.outgoing_count = 0
     session_room_came(s)
+
+
+cdef void set_stalled(State* s, Conn* conn, bint stalled) noexcept nogil:
+    if conn.stalled == stalled:
+        return
+    conn.stalled = stalled
+    if stalled:
+        s.outgoing_bytes -= conn.outgoing_bytes
+        s.stalled_bytes += conn.outgoing_bytes
+    else:
+        s.outgoing_bytes += conn.outgoing_bytes
+        s.stalled_bytes -= conn.outgoing_bytes
 
 
 cdef void session_room_came(State* s) noexcept nogil:

@@ -15,6 +15,7 @@ from tcpconn._routes cimport (
     out_route_opened,
     outgoing_free,
     session_room_came,
+    set_stalled,
     state_fail,
 )
 from tcpconn._schedule cimport Turn, schedule_add, schedule_next
@@ -137,7 +138,7 @@ cdef inline uint64_t session_room(const State* s) noexcept nogil:
 cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
     cdef uint64_t cost = FRAME_COST + size
     cdef uint64_t room = conn.send_limit - conn.send_used
-    cdef uint64_t held = s.queue.bytes + s.outgoing_bytes
+    cdef uint64_t held = s.queue.bytes + s.outgoing_bytes + (conn.outgoing_bytes if conn.stalled else 0)
     if s.phase == PHASE_CLOSED:
         return ROOM_CLOSED
     if conn.out_state == ROUTE_ENDED or conn.finishing:
@@ -210,7 +211,11 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
     message.overhead = message_cost(message.total, s.theirs.max_frame_size) - message.total
     conn.outgoing_cost += message.total + message.overhead
     conn.outgoing_count += 1
-    s.outgoing_bytes += message.total
+    conn.outgoing_bytes += message.total
+    if conn.stalled:
+        s.stalled_bytes += message.total
+    else:
+        s.outgoing_bytes += message.total
     s.outgoing_count += 1
     conn.messages_sent += 1
     conn.bytes_sent += message.total
@@ -265,12 +270,14 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     cdef uint8_t flags = 0
     cdef uint8_t* p
     if room < FRAME_COST:
+        set_stalled(s, conn, True)
         return 0
     size = min(left, min(most, room - FRAME_COST))
     if size < left and first:
         size = min(size, most - TOTAL_SIZE)
     last = size == left
     if not last and size < MIN_CHUNK:
+        set_stalled(s, conn, True)
         return 0
     if first and message.reserved == 0:
         # Section 7: no message is started that the session's credit does not cover to its end.
@@ -317,7 +324,8 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     given = min(cost, message.reserved)
     message.reserved -= given
     s.reserved -= given
-    s.outgoing_bytes -= size
+    s.outgoing_bytes -= size        # it is not stalled, or it would not be cut
+    conn.outgoing_bytes -= size
     conn.outgoing_cost -= size
     if last:
         conn.outgoing_cost -= message.overhead
@@ -355,6 +363,7 @@ cdef void serve(State* s, Turn* turn, uint64_t chunk) noexcept nogil:
 cdef void credit_came(State* s, Conn* conn) noexcept nogil:
     """The peer raised this route's limit."""
     cdef Turn* turn = s.starved
+    set_stalled(s, conn, False)
     while turn is not NULL:
         if turn is &conn.turn:
             return              # what it waits for is the session's credit

@@ -644,7 +644,7 @@ cdef class Session:
                 "received_sequence": s.sequence,
                 "queued_bytes": s.queue.bytes,
                 "unwritten_bytes": s.queue.unwritten,
-                "outgoing_bytes": s.outgoing_bytes,
+                "outgoing_bytes": s.outgoing_bytes + s.stalled_bytes,
                 "unread_bytes": s.unread_bytes,
                 "send_credit": s.send_limit - s.send_used,
                 "reserved": s.reserved,

@@ -101,6 +101,8 @@ cdef struct Conn:               # the session's record of a connection
     Outgoing* outgoing_first
     Outgoing* outgoing_last
     uint64_t outgoing_cost      # of what is not cut yet
+    uint64_t outgoing_bytes
+    bint stalled                # it waits for this route's credit
     uint32_t outgoing_count
     Turn turn
     # receiving
@@ -177,7 +179,8 @@ cdef struct State:
     uint64_t send_limit
     uint64_t send_used
     uint64_t reserved
-    uint64_t outgoing_bytes     # payload not cut yet
+    uint64_t outgoing_bytes     # payload not cut yet, but for what is stalled: what waits for one
+    uint64_t stalled_bytes      # reader must not keep anybody else from sending
     uint64_t outgoing_count     # messages not cut to their end
     bint tight                  # the link did not take the last batch in one go
     uint32_t shared             # batches to go until one connection may count as alone again
