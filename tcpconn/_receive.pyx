@@ -113,15 +113,19 @@ cdef void retire(State* s, Block* block) noexcept nogil:
 
 
 cdef void move_out_of_sparse(State* s) noexcept nogil:
-    """Copies what is left in sparse retired blocks: a few old messages shall not hold many."""
-    cdef Block* block = s.oldest
-    cdef Block* newer
+    """Copies what is left in sparse retired blocks: a few old messages shall not hold many.
+
+    A few blocks are looked at in one go, in turn: dense ones, however many, hide no sparse ones.
+    """
+    cdef Block* block
     cdef Message* message
     cdef Message* behind
-    cdef int looks = 0
-    while block is not NULL and looks < SPARSE_LOOKS:
-        looks += 1
-        newer = block.newer
+    cdef int looks
+    for looks in range(SPARSE_LOOKS):
+        block = s.look if s.look is not NULL else s.oldest
+        if block is NULL:
+            return
+        s.look = block.newer
         if 2 * block.live_bytes < block.capacity:
             message = <Message*> block.first_message
             while message is not NULL:
@@ -129,7 +133,6 @@ cdef void move_out_of_sparse(State* s) noexcept nogil:
                 if not move_out(s, message):
                     return
                 message = behind
-        block = newer
 
 
 cdef bint move_out(State* s, Message* message) noexcept nogil:

@@ -220,6 +220,8 @@ cdef void leave_block(State* s, Block* block, uint64_t length) noexcept nogil:
     if block.first_message is not NULL:
         return
     s.retired_bytes -= block.capacity
+    if s.look is block:
+        s.look = block.newer
     if block.older is NULL:
         s.oldest = block.newer
     else:

@@ -226,6 +226,7 @@ cdef struct State:
     Slab messages
     Block* oldest               # retired blocks that still hold unread messages
     Block* newest
+    Block* look                 # where the search for sparse ones goes on; NULL: at the oldest
     uint64_t retired_bytes
     uint64_t retired_live
     # measurements
