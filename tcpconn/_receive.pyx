@@ -419,6 +419,12 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
             refusal = CODE_LIMIT
         elif s.goaway_sent:
             refusal = CODE_REFUSED
+    # Those that were closed here are no more than we have opened.
+    if refusal != CODE_NONE and refusal != CODE_CLOSED and not header.flags & LAST and not may_refuse(s):
+        return fail_numbers(
+            s, CODE_LIMIT, b"5", b"too many refused connections that the peer does not end",
+            s.refused, REFUSALS,
+        )
     if refusal == CODE_DUPLICATE or conn is NULL:
         conn = conn_new(s, high, low)
         if conn is NULL:
@@ -428,6 +434,8 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
             conn.turn.level = priority
             conn_bind(s, conn)
             accept_push(s, conn)
+        else:
+            s.refused += 1
     conn.in_route = header.route
     in_route_opened(s, conn)
     if header.flags & LAST:
@@ -435,6 +443,15 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
     elif refusal != CODE_NONE:
         send_stop(s, conn, refusal)
     return 0
+
+
+cdef bint may_refuse(State* s) noexcept nogil:
+    """Whether one more OPEN may be refused: each takes memory until the peer has our answer and ends the route."""
+    if s.queue.acked >= s.refusals_since:
+        s.refusals = 0
+        s.refusals_since = s.queue.sequence + 1
+    s.refusals += 1
+    return s.refused < REFUSALS and s.refusals <= REFUSALS
 
 
 cdef int on_fin(State* s, const Header* header) noexcept nogil:

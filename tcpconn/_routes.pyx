@@ -167,6 +167,7 @@ cdef void check_over(State* s, Conn* conn) noexcept nogil:
         # The record of a refused OPEN: it has one direction only.
         if conn.in_state == ROUTE_ENDED and conn.out_state == ROUTE_IDLE and not conn.attached:
             conn.out_state = ROUTE_ENDED
+            s.refused -= 1
             conn_release(s, conn)
         return
     if not over:

@@ -14,6 +14,8 @@ cdef enum:
     CONTROL_BYTES = 4096        # control frames that go before one batch
     FAREWELL_BYTES = 512        # of those, kept free for the frame that ends a link
     PONGS = 16                  # answers owed at once; a PING beyond is answered with the next
+    REFUSALS = 4096             # refused routes that the peer has not ended, or refusals that it has not
+                                # acknowledged; a peer that goes on is not honest
 
 cdef enum Phase:
     PHASE_PREFACE               # nothing of the peer's yet
@@ -169,6 +171,9 @@ cdef struct State:
     Conn* accept_first
     Conn* accept_last
     uint32_t unaccepted
+    uint32_t refused            # routes that were refused and not ended
+    uint32_t refusals           # since the sequence number below was acknowledged
+    uint64_t refusals_since
     Conn* attached              # those that a user's object stands for
     Conn* event_first
     Conn* event_last
