@@ -65,6 +65,7 @@ cdef enum:
     # Behind a large frame, a read into the block is given only this much: the next header and a
     # little, so that the payload of another large one comes straight to its destination too.
     BETWEEN_LARGE = 4096
+    USUAL_CHUNK = 65536         # how large senders make their chunks, if the limit allows
     SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
     SPARSE_LOOKS = 16           # retired blocks looked at in one go
 
@@ -546,11 +547,13 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     if whole and header.flags & FIRST and last:
         s.block_start += HEADER_SIZE + header.length
         return keep_in_block(s, conn, at, header.length)
-    if not conn.assembly.active and assembly_begin(
-        &conn.assembly, s.pool, load_total(at) if total_field else size,
-        posted_for(s, conn), s.posted_size,
-    ):
-        return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+    if not conn.assembly.active:
+        if assembly_begin(
+            &conn.assembly, s.pool, load_total(at) if total_field else size,
+            posted_for(s, conn), s.posted_size,
+        ):
+            return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+        s.expected += conn.assembly.total
     if assembly_reserve(&conn.assembly, size):
         return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
     at += total_field
@@ -611,6 +614,12 @@ cdef int check_data(
             return fail_numbers(
                 s, CODE_MESSAGE_SIZE, b"6", b"a message larger than agreed", total,
                 s.ours.max_message_size
+            )
+        # What is announced is bounded by what was granted, before any memory is taken for it.
+        if s.receive_used + s.expected + FRAME_COST + total > s.receive_limit:
+            return fail_numbers(
+                s, CODE_CREDIT, b"7", b"a message begun that the session's credit does not cover",
+                s.receive_used + s.expected + FRAME_COST + total, s.receive_limit,
             )
         left = total
     else:
@@ -689,6 +698,7 @@ cdef void end_direct(State* s) noexcept nogil:
     cdef uint64_t left, needed
     s.direct = NULL
     conn.assembly.filled += s.direct_length
+    s.expected -= s.direct_length
     count_data(s, conn, s.direct_length)
     took_sequenced(s, s.direct_length)
     if conn.in_state != ROUTE_OPEN:
@@ -697,7 +707,7 @@ cdef void end_direct(State* s) noexcept nogil:
     if not s.direct_last:
         # Section 7: what is missing to a message under way is granted, so that it never starves.
         left = conn.assembly.total - conn.assembly.filled
-        needed = left + FRAME_COST * (left // s.ours.max_frame_size + 1)
+        needed = left + FRAME_COST * (left // min(s.ours.max_frame_size, <uint32_t> USUAL_CHUNK) + 1)
         if conn.receive_limit - conn.receive_used < needed:
             conn.receive_limit = conn.receive_used + needed
             s.credit_urgent = True

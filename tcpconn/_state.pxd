@@ -226,6 +226,7 @@ cdef struct State:
     uint64_t receive_limit
     uint64_t told_limit
     uint64_t receive_used
+    uint64_t expected           # what is missing of messages under assembly
     uint64_t released
     uint64_t unread_bytes
     Slab messages
