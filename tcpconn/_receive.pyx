@@ -121,8 +121,8 @@ cdef void move_out_of_sparse(State* s) noexcept nogil:
     cdef Block* block
     cdef Message* message
     cdef Message* behind
-    cdef int looks
-    for looks in range(SPARSE_LOOKS):
+    cdef int _look
+    for _look in range(SPARSE_LOOKS):
         block = s.look if s.look is not NULL else s.oldest
         if block is NULL:
             return
@@ -421,7 +421,10 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
         elif s.goaway_sent:
             refusal = CODE_REFUSED
     # Those that were closed here are no more than we have opened.
-    if refusal != CODE_NONE and refusal != CODE_CLOSED and not header.flags & LAST and not may_refuse(s):
+    if (
+        refusal != CODE_NONE and refusal != CODE_CLOSED and not header.flags & LAST
+        and not may_refuse(s)
+    ):
         return fail_numbers(
             s, CODE_LIMIT, b"5", b"too many refused connections that the peer does not end",
             s.refused, REFUSALS,
@@ -447,7 +450,7 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
 
 
 cdef bint may_refuse(State* s) noexcept nogil:
-    """Whether one more OPEN may be refused: each takes memory until the peer has our answer and ends the route."""
+    """Whether one more OPEN may be refused: each takes memory until the peer ends the route."""
     if s.queue.acked >= s.refusals_since:
         s.refusals = 0
         s.refusals_since = s.queue.sequence + 1
@@ -707,7 +710,8 @@ cdef void end_direct(State* s) noexcept nogil:
     if not s.direct_last:
         # Section 7: what is missing to a message under way is granted, so that it never starves.
         left = conn.assembly.total - conn.assembly.filled
-        needed = left + FRAME_COST * (left // min(s.ours.max_frame_size, <uint32_t> USUAL_CHUNK) + 1)
+        needed = min(s.ours.max_frame_size, <uint32_t> USUAL_CHUNK)
+        needed = left + FRAME_COST * (left // needed + 1)
         if conn.receive_limit - conn.receive_used < needed:
             conn.receive_limit = conn.receive_used + needed
             s.credit_urgent = True

@@ -84,7 +84,8 @@ cdef void conn_release(State* s, Conn* conn) noexcept nogil:
     conn.references -= 1
     if conn.references > 0:
         return
-    conn.in_state = ROUTE_ENDED     # else what is unread would put the record into the list of credit again
+    # Else what is unread would put the record into the list of credit again.
+    conn.in_state = ROUTE_ENDED
     drop_unread(s, conn)
     drop_assembly(s, conn)
     outgoing_drop(s, conn)
@@ -398,7 +399,7 @@ cdef void set_stalled(State* s, Conn* conn, bint stalled) noexcept nogil:
 
 
 cdef void session_room_came(State* s) noexcept nogil:
-    """Messages that waited for the session's credit may be started: there is more, or less of it is promised."""
+    """Messages that waited for the session's credit may be started: more of it is to be had."""
     cdef Turn* turn
     while s.starved is not NULL:
         turn = s.starved

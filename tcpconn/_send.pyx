@@ -138,7 +138,9 @@ cdef inline uint64_t session_room(const State* s) noexcept nogil:
 cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
     cdef uint64_t cost = FRAME_COST + size
     cdef uint64_t room = conn.send_limit - conn.send_used
-    cdef uint64_t held = s.queue.bytes + s.outgoing_bytes + (conn.outgoing_bytes if conn.stalled else 0)
+    cdef uint64_t held = s.queue.bytes + s.outgoing_bytes
+    if conn.stalled:
+        held += conn.outgoing_bytes
     if s.phase == PHASE_CLOSED:
         return ROOM_CLOSED
     if conn.out_state == ROUTE_ENDED or conn.finishing:

@@ -14,8 +14,9 @@ cdef enum:
     CONTROL_BYTES = 4096        # control frames that go before one batch
     FAREWELL_BYTES = 512        # of those, kept free for the frame that ends a link
     PONGS = 16                  # answers owed at once; a PING beyond is answered with the next
-    REFUSALS = 4096             # refused routes that the peer has not ended, or refusals that it has not
-                                # acknowledged; a peer that goes on is not honest
+    # Refused routes that the peer has not ended, or refusals that it has not acknowledged; a peer
+    # that goes on is not honest.
+    REFUSALS = 4096
 
 cdef enum Phase:
     PHASE_PREFACE               # nothing of the peer's yet
