@@ -12,7 +12,7 @@ The protocol between them, all of it under the session's lock:
 - `reading` says who has the reader's role, `writing` whether somebody writes. Only the holder of a
   role touches that half of the link. Both are given up under the lock, and who gives one up looks
   first whether there is more to do or somebody to pass it to.
-- A waiter is satisfied when its condition holds (`satisfied`). Whoever changes the state wakes those
+- A waiter is satisfied when its condition holds (`satisfied`). Who changes the state wakes those
   whose condition came true; a waiter looks again under the lock before it sleeps. So no wake-up is
   lost.
 - Everything that calls out of here (a system call, the keeper, the flusher, an acceptor) happens
@@ -626,7 +626,9 @@ cdef class Engine:
                     break
             self.reading = NOBODY
             self.pass_role()
-        s.now = max(s.now, now)
+        # Looked at again under the lock: the times that are compared with it may be younger than the
+        # caller's, what was just read having set them.
+        now = tc_now()
         session_tick(s, now)
         if not self.down and s.phase < PHASE_OPEN and now - self.began_at >= self.handshake_ns:
             fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
