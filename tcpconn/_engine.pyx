@@ -240,6 +240,9 @@ cdef class Engine:
         while True:
             count = prepare(s, spans, SPANS)
             if count == 0:
+                # It may have found that a message waits for its reader: that holds nobody else up.
+                if self.others > 0:
+                    self.wake_others()
                 break
             if rounds == 0:
                 # Nothing of the batch is lost: it is what the next writer gets.
