@@ -29,6 +29,9 @@ logger = logging.getLogger("tcpconn")
 NOTSENT_LOWAT = 262144
 """Bytes the kernel may hold unsent: one batch. More would only stand before what is more urgent."""
 
+LONGEST_WAIT = 1e6
+"""Seconds that count as for ever: locks and sockets take no timeout without bounds."""
+
 RELEASE_SECONDS = 2.0
 """How long `close` waits for its threads to let go of the socket. They need milliseconds."""
 
@@ -64,7 +67,7 @@ def dial(address: Address, timeout: float | None) -> socket.socket:
             break
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            sock.settimeout(left)
+            sock.settimeout(None if left is None else min(left, LONGEST_WAIT))
             sock.connect(sockaddr)
             prepare_socket(sock)
             return sock

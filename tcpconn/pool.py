@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from tcpconn.addresses import Address, parse_address
 from tcpconn.connection import Connection
-from tcpconn.errors import ConnectionClosed, OptionError
-from tcpconn.multiplexer import Multiplexer
+from tcpconn.errors import ConnectionClosed, OptionError, Timeout
+from tcpconn.multiplexer import LONGEST_WAIT, Multiplexer
 from tcpconn.options import Options, make_options
 
 EXIT_SECONDS = 2.0
@@ -115,7 +115,11 @@ class ConnectionPool:
         self, place: _Place, target: Address, options: Options, timeout: float | None
     ) -> Multiplexer:
         """A live link with the fewest connections; a new one while there are fewer than allowed."""
-        with place.lock:
+        started = time.monotonic()
+        # Whoever comes while another thread dials waits no longer than it would for its own.
+        if not place.lock.acquire(timeout=-1 if timeout is None else min(timeout, LONGEST_WAIT)):
+            raise Timeout(f"no connection to {target} within {timeout:.3g} s: still being dialled")
+        try:
             live = place.live()
             best = min(live, key=lambda m: m.connection_count, default=None)
             if best is not None and (
@@ -123,9 +127,12 @@ class ConnectionPool:
             ):
                 self._reused += 1
                 return best
-            multiplexer = Multiplexer(target, timeout=timeout, **dataclasses.asdict(options))
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+            multiplexer = Multiplexer(target, timeout=left, **dataclasses.asdict(options))
             multiplexer.let_go_when_idle()
             place.multiplexers.append(multiplexer)
+        finally:
+            place.lock.release()
         with self._lock:
             self._dialled += 1
             closed = self._closed
