@@ -97,6 +97,7 @@ cdef enum:
     INLINE_ROUNDS = 64          # batches that a sender writes itself before the flusher goes on
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
     KEEPER_READS = 16           # reads of one link before another's turn comes
+    FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
@@ -633,12 +634,17 @@ cdef class Engine:
         # caller's, what was just read having set them.
         now = tc_now()
         session_tick(s, now)
-        if not self.down and s.phase < PHASE_OPEN and now - self.began_at >= self.handshake_ns:
+        # `now` was read before the lock was taken: anything here may be later.
+        if not self.down and s.phase < PHASE_OPEN and now >= self.began_at + self.handshake_ns:
             fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
             state_fail(s, &fault)
             self.dispatch()
         if not self.down and self.idle_ns > 0 and s.phase == PHASE_OPEN and session_is_unused(s):
-            if now - self.used_at >= self.idle_ns:
+            at = self.used_at + self.idle_ns
+            if s.in_route == 0 and s.out_route == 0:
+                # Who made it is about to open its first connection.
+                at = max(at, self.began_at + FIRST_USE_NS)
+            if now >= at:
                 session_goaway(s)
         if wants_write(s) and not self.writing:
             self.pump(INLINE_ROUNDS)
@@ -669,6 +675,8 @@ cdef class Engine:
         elif self.idle_ns > 0:
             # A used link is looked at in idle_ns's time: not worth a wake-up when it becomes idle.
             at = max(self.used_at + self.idle_ns, now + self.idle_ns // 4)
+            if s.in_route == 0 and s.out_route == 0:
+                at = max(at, self.began_at + FIRST_USE_NS)
         if at != 0 and (next_at == 0 or at < next_at):
             next_at = at
         self.want = 0
