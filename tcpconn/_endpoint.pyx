@@ -94,9 +94,9 @@ cdef class Endpoint:
         self.conn = NULL
         if conn is NULL or engine.generation != current_generation():
             return
+        engine.lock()
+        conn.owner = NULL               # before the GIL is let go: nobody shall find a dying object
         with nogil:
-            engine.lock()
-            conn.owner = NULL
             if conn.attached:
                 # Nobody can receive any more; what was sent still goes out.
                 session_detach(engine.s, conn, CODE_CLOSED, False)
@@ -737,14 +737,15 @@ cdef class Endpoint:
 
     def counters(self):
         """Messages sent, received, bytes sent, received, unread messages, bytes, credit, window."""
-        cdef Conn* conn = self.conn
+        cdef Conn conn
+        # Making a tuple may set off the collector, and that may come to a connection of ours.
         self.engine.lock()
-        numbers = (
+        conn = self.conn[0]
+        self.engine.unlock()
+        return (
             conn.messages_sent, conn.messages_received, conn.bytes_sent, conn.bytes_received,
             conn.unread_count, conn.unread_bytes, conn.send_limit - conn.send_used, conn.window,
         )
-        self.engine.unlock()
-        return numbers
 
 
 cdef object not_a_buffer(object data, object error):

@@ -209,7 +209,7 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
 
 
 cdef object end_reason(State* s):
-    """Why the session ended, as a tuple (kind, code, section, text), or None. Lock held."""
+    """Why the session ended, as a tuple (kind, code, section, text), or None."""
     if s.phase != PHASE_CLOSED:
         return None
     if s.fault_is_loss:
@@ -567,11 +567,12 @@ cdef class Session:
     @property
     def end(self):
         """Why the session ended, as (kind, code, section, text), or None while it goes on."""
+        cdef bint closed
         tc_mutex_lock(&self.s.lock)
-        try:
-            return end_reason(self.s)
-        finally:
-            tc_mutex_unlock(&self.s.lock)
+        closed = self.s.phase == PHASE_CLOSED
+        tc_mutex_unlock(&self.s.lock)
+        # What is told then does not change any more.
+        return end_reason(self.s) if closed else None
 
     @property
     def is_done(self):
@@ -633,32 +634,32 @@ cdef class Session:
 
     def stats(self):
         """The session's counters: a dict."""
-        cdef State* s = self.s
-        tc_mutex_lock(&s.lock)
-        try:
-            return {
-                "connections": s.connections,
-                "unaccepted": s.unaccepted,
-                "sequence": s.queue.sequence,
-                "acked": s.queue.acked,
-                "received_sequence": s.sequence,
-                "queued_bytes": s.queue.bytes,
-                "unwritten_bytes": s.queue.unwritten,
-                "outgoing_bytes": s.outgoing_bytes + s.stalled_bytes,
-                "unread_bytes": s.unread_bytes,
-                "send_credit": s.send_limit - s.send_used,
-                "reserved": s.reserved,
-                "receive_credit": s.receive_limit - s.receive_used,
-                "retired_bytes": s.retired_bytes,
-                "frames_received": s.frames_received,
-                "bytes_received": s.bytes_received,
-                "bytes_sent": s.bytes_sent,
-                "round_trip_ns": s.round_trip,
-                "messages_in_use": s.messages.in_use,
-                "pieces_in_use": s.queue.pieces.in_use,
-            }
-        finally:
-            tc_mutex_unlock(&s.lock)
+        cdef State s
+        # Making a dict may set off the collector, and that may come to a connection of ours.
+        tc_mutex_lock(&self.s.lock)
+        s = self.s[0]
+        tc_mutex_unlock(&self.s.lock)
+        return {
+            "connections": s.connections,
+            "unaccepted": s.unaccepted,
+            "sequence": s.queue.sequence,
+            "acked": s.queue.acked,
+            "received_sequence": s.sequence,
+            "queued_bytes": s.queue.bytes,
+            "unwritten_bytes": s.queue.unwritten,
+            "outgoing_bytes": s.outgoing_bytes + s.stalled_bytes,
+            "unread_bytes": s.unread_bytes,
+            "send_credit": s.send_limit - s.send_used,
+            "reserved": s.reserved,
+            "receive_credit": s.receive_limit - s.receive_used,
+            "retired_bytes": s.retired_bytes,
+            "frames_received": s.frames_received,
+            "bytes_received": s.bytes_received,
+            "bytes_sent": s.bytes_sent,
+            "round_trip_ns": s.round_trip,
+            "messages_in_use": s.messages.in_use,
+            "pieces_in_use": s.queue.pieces.in_use,
+        }
 
 
 cdef void free_table(State* s, Table* table, bint ids) noexcept:
