@@ -1,0 +1,74 @@
+"""Fixtures of the tests over real sockets. All that use `link` run once for each link class."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import tcpconn
+from support import ANY, PATIENCE, Pair, echo, open_descriptors, tcpconn_threads, wait_until
+
+LINKS = ["native", "stdlib"] if sys.platform == "linux" else ["stdlib"]
+if os.environ.get("TCPCONN_LINK"):
+    LINKS = [os.environ["TCPCONN_LINK"]]
+
+
+@pytest.fixture(params=LINKS)
+def link(request: pytest.FixtureRequest) -> str:
+    """The link class under test, a value for the option of this name."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fails when the test leaves a thread of tcpconn's or a descriptor behind."""
+    threads = tcpconn_threads()
+    descriptors = open_descriptors()
+    yield
+
+    def left() -> list[str]:
+        return [repr(thread) for thread in tcpconn_threads() - threads] + [
+            f"descriptor {number}: {target}"
+            for number, target in open_descriptors().items()
+            if descriptors.get(number) != target
+        ]
+
+    if left():
+        gc.collect()  # after the first look only: it takes longer than most tests
+    wait_until(lambda: not left(), lambda: f"the test left behind {left()}")
+
+
+@pytest.fixture
+def listener(link: str) -> Iterator[tcpconn.Listener]:
+    """A listener on a free port."""
+    with tcpconn.listen(ANY, link=link) as listener:
+        yield listener
+
+
+@pytest.fixture
+def pool(link: str) -> Iterator[tcpconn.ConnectionPool]:
+    """A pool of its own for the test."""
+    with tcpconn.ConnectionPool(link=link) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pair(listener: tcpconn.Listener, pool: tcpconn.ConnectionPool) -> Iterator[Pair]:
+    """A connection between `pool` and `listener`, from both its ends."""
+    client = pool.connect(listener.address)
+    server = listener.accept(PATIENCE)
+    yield Pair(client, server)
+    client.abort()
+    server.abort()
+
+
+@pytest.fixture
+def echo_server(link: str) -> Iterator[tcpconn.Server]:
+    """A server that sends back what it receives."""
+    with tcpconn.serve(echo, ANY, link=link) as server:
+        yield server

@@ -1,0 +1,197 @@
+"""What the tests over real sockets share: threads that hand back results, bounded waits, leaks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import tcpconn
+
+T = TypeVar("T")
+
+ANY = "127.0.0.1:0"
+KIB = 1 << 10
+MIB = 1 << 20
+
+PATIENCE = 30.0
+"""Seconds that nothing here takes: only a hang gets there."""
+
+SIZES = (
+    0,
+    1,
+    1023,
+    1024,
+    4096,
+    16 * KIB - 1,
+    16 * KIB,
+    16 * KIB + 1,
+    64 * KIB - 50,
+    64 * KIB - 49,
+    64 * KIB - 48,
+    64 * KIB - 16,
+    64 * KIB - 1,
+    64 * KIB,
+    64 * KIB + 1,
+    128 * KIB,
+    MIB,
+    5 * MIB,
+    16 * MIB,
+)
+"""Around all that changes how a message travels: copied or referenced, whole or in chunks."""
+
+_noise = random.Random(20260101).randbytes(4 * MIB)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ at each place and for each seed. The same arguments give the same bytes."""
+    start = (seed * 7919) % MIB
+    if start + size <= len(_noise):
+        return _noise[start : start + size]
+    whole, rest = divmod(size, len(_noise) - start)
+    return _noise[start:] * whole + _noise[start : start + rest]
+
+
+class Background(Generic[T]):
+    """Runs a function in a thread of its own, and hands back what it returned or raised."""
+
+    def __init__(self, function: Callable[[], T], name: str = "test-background") -> None:
+        self._function = function
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._running = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self._running.set()
+        try:
+            self._value.append(self._function())
+        except BaseException as error:  # noqa: BLE001  - it is raised by `result`
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        """Whether the function has returned or raised."""
+        return not self.thread.is_alive()
+
+    def asleep(self) -> Background[T]:
+        """Waits until the thread sleeps, as far as the platform can tell."""
+        self._running.wait(PATIENCE)
+        stat = Path(f"/proc/self/task/{self.thread.native_id}/stat")
+        if not stat.exists():
+            return self
+        seen = 0
+
+        def sleeps() -> bool:
+            nonlocal seen
+            try:
+                state = stat.read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                return True  # it has ended
+            seen = seen + 1 if state == "S" else 0
+            return seen >= 5
+
+        wait_until(sleeps, "a thread that should wait goes on working")
+        return self
+
+    def result(self, timeout: float = PATIENCE) -> T:
+        """What the function returned. Raises what it raised."""
+        self.thread.join(timeout)
+        if self.thread.is_alive():
+            frame = sys._current_frames().get(self.thread.ident or 0)
+            raise AssertionError(f"{self._function} does not end; it is at {frame}")
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def error(self, timeout: float = PATIENCE) -> BaseException:
+        """What the function raised."""
+        try:
+            value = self.result(timeout)
+        except AssertionError:
+            raise
+        except BaseException as error:  # noqa: BLE001  - it is what was asked for
+            return error
+        raise AssertionError(f"it returned {value!r} and did not raise")
+
+
+_never = threading.Event()
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]) -> None:
+    """Waits for what there is no event for. Fails with `otherwise` when it never comes true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(otherwise() if callable(otherwise) else otherwise)
+        _never.wait(0.001)
+
+
+def open_descriptors() -> dict[str, str]:
+    """This process's descriptors and what they are; empty where the platform does not tell."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found[entry.name] = str(Path(entry.path).readlink())
+    # The descriptor that the listing itself needed.
+    return {number: target for number, target in found.items() if "/fd" not in target}
+
+
+def tcpconn_threads() -> set[threading.Thread]:
+    """The threads that tcpconn has made."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("tcpconn")}
+
+
+class Pair(NamedTuple):
+    """The two ends of one connection."""
+
+    client: tcpconn.Connection
+    server: tcpconn.Connection
+
+
+def echo(connection: tcpconn.Connection) -> None:
+    """Sends back what it receives, to the end."""
+    for message in connection:
+        connection.send(message)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two TCP sockets that are connected to each other."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname(), timeout=PATIENCE)
+        far, _ = server.accept()
+    far.settimeout(PATIENCE)
+    return near, far
+
+
+@contextlib.contextmanager
+def multiplexer_pair(
+    link: str, **options: Any
+) -> Iterator[tuple[tcpconn.Multiplexer, tcpconn.Multiplexer]]:
+    """A client's and a server's multiplexer on one link."""
+    near, far = tcp_pair()
+    server = tcpconn.Multiplexer(far, link=link, **options)
+    try:
+        client = tcpconn.Multiplexer(near, client=True, link=link, **options)
+        try:
+            yield client, server
+        finally:
+            client.abort()
+    finally:
+        server.abort()
+
+
+def unused_port() -> int:
+    """A port of 127.0.0.1 where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
