@@ -634,7 +634,6 @@ cdef class Engine:
         # caller's, what was just read having set them.
         now = tc_now()
         session_tick(s, now)
-        # `now` was read before the lock was taken: anything here may be later.
         if not self.down and s.phase < PHASE_OPEN and now >= self.began_at + self.handshake_ns:
             fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
             state_fail(s, &fault)
