@@ -16,6 +16,7 @@ cdef class Endpoint:
     cdef int check(self) except -1
     cdef int raise_receive_end(self) except -1
     cdef int raise_send_end(self, int room, uint64_t size) except -1
+    cdef int check_heard(self) except -1
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size
     ) except NULL

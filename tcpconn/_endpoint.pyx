@@ -404,7 +404,7 @@ cdef class Endpoint:
             raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
         if self.closed_here:
             raise errors.ConnectionClosed(f"connection {self.id} was closed here")
-        if room == ROOM_CLOSED or engine.down:
+        if room == ROOM_CLOSED or engine.down or not self.conn.attached:
             raise engine.ended_error()
         if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
             raise errors.ConnectionClosed(
@@ -621,22 +621,27 @@ cdef class Endpoint:
         Raises `Timeout` when it took longer: nothing is lost, it is still on its way; call it
         again. Raises what has ended the connection when that happened before all was acknowledged.
         """
-        cdef Engine engine = self.engine
-        cdef uint64_t before
         self.check()
-        outcome = self.await_acks(as_timeout(timeout))
-        if outcome is not None:
+        self.check_heard()
+        if self.await_acks(as_timeout(timeout)) is not None:
             raise errors.Timeout(
                 f"the peer has not acknowledged all of connection {self.id} within {timeout} s"
             )
+        self.check_heard()
+
+    cdef int check_heard(self) except -1:
+        """Raises what ended the connection while the peer had not acknowledged all of it."""
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
         engine.lock()
-        before = engine.s.queue.sequence - engine.s.queue.acked
-        if engine.s.phase == PHASE_CLOSED and before > 0:
-            engine.unlock()
-            raise engine.ended_error()
-        if not self.conn.attached:
+        if s.phase == PHASE_CLOSED and (
+            s.queue.acked < s.queue.sequence or self.conn.outgoing_first is not NULL
+        ):
+            self.raise_send_end(ROOM_CLOSED, 0)
+        if self.conn.unheard or not self.conn.attached:
             self.raise_send_end(ROOM_ENDED, 0)
         engine.unlock()
+        return 0
 
     def close(self, timeout=5):
         """Ends the connection behind what was sent, and waits until the peer has acknowledged that.
@@ -647,12 +652,12 @@ cdef class Endpoint:
         nothing.
 
         Raises `Timeout` when the peer did not acknowledge in time; the connection is aborted then,
-        and what had not left is lost.
+        and what had not left is lost. Raises what ended the link when it ended before that.
         """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
-        cdef uint64_t sent
-        cdef bint pending
+        cdef uint64_t sent, sequence
+        cdef bint pending, cut
         if engine.generation != current_generation() or self.closed_here:
             return
         self.check()
@@ -660,7 +665,9 @@ cdef class Endpoint:
         with nogil:
             engine.lock()
             # A reply says as much as an ack: only what is not acknowledged is waited for.
-            pending = s.queue.acked < s.queue.sequence or self.conn.outgoing_first is not NULL
+            cut = self.conn.outgoing_first is NULL
+            sequence = s.queue.sequence
+            pending = s.phase != PHASE_CLOSED and (s.queue.acked < sequence or not cut)
             sent = self.conn.messages_sent
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
@@ -671,6 +678,15 @@ cdef class Endpoint:
         if not pending or sent == 0:
             return
         if self.await_acks(as_timeout(timeout)) is None:
+            engine.lock()
+            if not cut:
+                sequence = s.queue.sequence
+            pending = s.phase == PHASE_CLOSED and (
+                s.queue.acked < sequence or self.conn.outgoing_first is not NULL
+            )
+            engine.unlock()
+            if pending:
+                raise engine.ended_error()
             return
         self.abort()
         raise errors.Timeout(

@@ -505,6 +505,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     )
     if conn.out_state == ROUTE_OPEN:
         conn.out_code = known_code(code)
+        conn.unheard = conn.outgoing_first is not NULL or s.queue.acked < s.queue.sequence
         conn.finishing = False
         send_reset(s, conn, CODE_CLOSED)
     if refused:

@@ -149,6 +149,10 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
     `code` is none of those that refuse an OPEN (section 5), which leave our direction unended.
     """
     if not conn.attached:
+        if abruptly and conn.out_state == ROUTE_OPEN and s.phase != PHASE_CLOSED:
+            # Closed before, with messages that are not cut yet.
+            conn.finishing = False
+            send_reset(s, conn, <uint32_t> code)
         return
     conn.attached = False
     if conn.attached_before is NULL:

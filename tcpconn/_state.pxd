@@ -96,6 +96,7 @@ cdef struct Conn:               # the session's record of a connection
     bint finishing              # FIN goes out behind what is still to be cut
     uint16_t in_code            # how the peer ended its direction, when abruptly
     uint16_t out_code           # why the peer will not read ours
+    bint unheard                # and it had not acknowledged all of it when it said so
     uint32_t in_route
     uint32_t out_route
     # sending
