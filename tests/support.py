@@ -164,6 +164,16 @@ def echo(connection: tcpconn.Connection) -> None:
         connection.send(message)
 
 
+def fill(connection: tcpconn.Connection, message: bytes) -> int:
+    """Sends until there is no room, and returns how often."""
+    sent = 0
+    with contextlib.suppress(tcpconn.Timeout):
+        while True:
+            connection.send(message, timeout=0.02)
+            sent += 1
+    return sent
+
+
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
     """Two TCP sockets that are connected to each other."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import ctypes
 import mmap
 import sys
@@ -12,17 +11,7 @@ from typing import Any
 import pytest
 
 import tcpconn
-from support import KIB, MIB, PATIENCE, SIZES, Background, Pair, noise
-
-
-def fill(connection: tcpconn.Connection, message: bytes) -> int:
-    """Sends until there is no room, and returns how often."""
-    sent = 0
-    with contextlib.suppress(tcpconn.Timeout):
-        while True:
-            connection.send(message, timeout=0.02)
-            sent += 1
-    return sent
+from support import KIB, MIB, PATIENCE, SIZES, Background, Pair, fill, noise
 
 
 @pytest.mark.parametrize("size", SIZES)
