@@ -29,4 +29,5 @@ cdef class Endpoint:
     cdef int put(self, Part* part, object timeout, bint more) except 0
     cdef int put_held(self, tuple buffers, object timeout, bint more) except -1
     cdef int send_one(self, object data, object timeout, bint more) except -1
+    cdef Py_ssize_t put_run(self, tuple messages, Py_ssize_t start) noexcept
     cdef object await_acks(self, int64_t limit)

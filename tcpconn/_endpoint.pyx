@@ -18,6 +18,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
@@ -68,8 +69,13 @@ from tcpconn import errors
 from tcpconn._frame import CODE_NAMES
 
 
+cdef extern from "Python.h":
+    PyObject* PyTuple_GET_ITEM(object items, Py_ssize_t index)  # a borrowed reference
+
+
 cdef enum:
     INLINE_ROUNDS = 64
+    STREAM_BATCH = 65536        # what gathers before it is written
     COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
     COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
     SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
@@ -555,6 +561,39 @@ cdef class Endpoint:
             self.check()
         self.send_one(data, timeout, False)
 
+    cdef Py_ssize_t put_run(self, tuple messages, Py_ssize_t start) noexcept:
+        """Queues messages from `start` on, as many as go without waiting, under one lock.
+
+        Writes when enough has gathered. Returns how many it has queued; 0 when the first cannot be
+        queued in this way.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Part part
+        cdef Py_ssize_t index = start
+        cdef PyObject* message
+        engine.lock()
+        while (
+            index < len(messages) and s.queue.unwritten < STREAM_BATCH and self.conn.attached
+        ):
+            message = PyTuple_GET_ITEM(messages, index)
+            if not PyBytes_CheckExact(<object> message):
+                break
+            part.length = <uint64_t> PyBytes_GET_SIZE(<object> message)
+            part.data = <uint8_t*> PyBytes_AS_STRING(<object> message)
+            if part.length > DIRECT_MOST or send_room(s, self.conn, part.length) != ROOM_DIRECT:
+                break
+            if send_direct(s, self.conn, &part, 1, part.length):
+                break
+            index += 1
+        if s.queue.unwritten < STREAM_BATCH or engine.writing:
+            engine.unlock()
+        else:
+            with nogil:
+                engine.pump(INLINE_ROUNDS)
+                engine.unlock()
+        return index - start
+
     def send_many(self, messages, timeout=None):
         """Sends each of `messages` as `send` does, in as few writes as can be. Returns how many.
 
@@ -563,11 +602,22 @@ cdef class Endpoint:
         in question are sent, that one and those behind it are not.
         """
         cdef Py_ssize_t count = 0
+        cdef Py_ssize_t run
+        cdef tuple held
         self.check()
         try:
-            for message in messages:
-                self.send_one(message, timeout, True)
-                count += 1
+            if type(messages) is list or type(messages) is tuple:
+                held = tuple(messages)
+                while count < len(held):
+                    run = self.put_run(held, count)
+                    count += run
+                    if run == 0:
+                        self.send_one(held[count], timeout, True)
+                        count += 1
+            else:
+                for message in messages:
+                    self.send_one(message, timeout, True)
+                    count += 1
         finally:
             if count > 0:
                 self.engine.lock()
