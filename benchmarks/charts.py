@@ -43,6 +43,12 @@ _STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
 }
+COLOURS = 16
+"""How many colours for subjects the page has."""
+_STEP = 0.2
+"""Inches between the marks of a row; a row with few marks is as high as one with three."""
+NAMED_FROM = 5
+"""With more marks in a row, each has its name beside it: colours alone do not tell them apart."""
 _WIDTH = 9.6
 """Inches; the page scales a picture to its column."""
 
@@ -50,12 +56,12 @@ _WIDTH = 9.6
 def colour_variable(subject: str) -> str:
     """The CSS variable of a subject's colour: its own for who is always there, else by turns."""
     known = list(all_subjects())
-    return f"--subject-{known.index(subject) % 10}" if subject in known else "--faint"
+    return f"--subject-{known.index(subject) % COLOURS}" if subject in known else "--faint"
 
 
 def _colour(subject: str) -> str:
     position = list(all_subjects()).index(subject)
-    colour = f"#0a0a{16 + position % 10:02x}"
+    colour = f"#0a0a{16 + position % COLOURS:02x}"
     _VARIABLES[colour] = colour_variable(subject)
     return colour
 
@@ -92,9 +98,12 @@ def ratios(report: Report, subject: str) -> str:
     """One of our subjects against all others: a row per workload, below 1 is faster."""
     rows = [ratio for ratio in report.ratios if ratio.subject == subject]
     workloads = [name for name in report.workloads() if any(r.workload == name for r in rows)]
-    others = [name for name in all_subjects() if any(row.versus == name for row in rows)]
+    others = report.versus(subject)
+    most = max(sum(row.workload == name for row in rows) for name in workloads)
+    row_height = _STEP * max(3.3, most + 1)
+    step = _STEP / row_height
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDTH, 0.9 + 0.66 * len(workloads), 1, 1)
+        figure, axes = _figure(_WIDTH, 0.9 + row_height * len(workloads), 1, 1)
         axis: Axes = axes[0][0]
         _ratio_axis(axis, rows)
         for row, workload in enumerate(workloads):
@@ -102,8 +111,8 @@ def ratios(report: Report, subject: str) -> str:
                 axis.axhline(row - 0.5, color=GRID, linewidth=0.6)
             drawn = [each for other in others for each in rows if _is(each, workload, other)]
             for place, ratio in enumerate(drawn):
-                height = row + (place - (len(drawn) - 1) / 2) * 0.2
-                _ratio_mark(axis, ratio, height)
+                height = row + (place - (len(drawn) - 1) / 2) * step
+                _ratio_mark(axis, ratio, height, named=most > NAMED_FROM)
         axis.set_ylim(len(workloads) - 0.5, -0.5)
         axis.set_yticks(range(len(workloads)), [WORKLOADS[name].title for name in workloads])
         axis.tick_params(axis="y", length=0, pad=8)
@@ -122,7 +131,7 @@ def _ratio_axis(axis: Axes, rows: Sequence[Ratio]) -> None:
     axis.set_xlim(lowest, highest)
     axis.axvspan(lowest, 1, color=GOOD, linewidth=0, zorder=0)
     axis.axvline(1, color=FAINT, linewidth=1.2, zorder=1)
-    marks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
+    marks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
     shown = [mark for mark in marks if lowest < mark < highest]
     axis.xaxis.set_major_locator(FixedLocator(shown))
     axis.xaxis.set_major_formatter(FixedFormatter([f"{mark:g}" for mark in shown]))
@@ -142,12 +151,12 @@ def _ratio_axis(axis: Axes, rows: Sequence[Ratio]) -> None:
         )
 
 
-def _ratio_mark(axis: Axes, ratio: Ratio, height: float) -> None:
+def _ratio_mark(axis: Axes, ratio: Ratio, height: float, named: bool) -> None:
     colour = _colour(ratio.versus)
     axis.plot([ratio.min, ratio.max], [height, height], color=colour, linewidth=2.2, alpha=0.35)
     axis.plot([ratio.median], [height], "o", color=colour, markersize=6, zorder=3)
     axis.annotate(
-        f"{text.ratio(ratio.median)}",
+        f"{text.ratio(ratio.median)} {ratio.versus if named else ''}",
         (max(ratio.max, ratio.median), height),
         xytext=(5, 0),
         textcoords="offset points",

@@ -31,6 +31,8 @@ FULL = Plan(
     sweep_sizes=SWEEP_SIZES,
     sweep_seconds=0.15,
 )
+USUAL_SUBJECTS = 5
+"""For so many subjects the plans above are made."""
 
 _EPILOG = """\
 how to read it:
@@ -43,6 +45,7 @@ how to read it:
 examples:
   python -m benchmarks                                   everything, 3 to 4 minutes
   python -m benchmarks --quick                           everything, within a minute
+  python -m benchmarks --peers                           other libraries too, within 12 minutes
   python -m benchmarks --only small --only send_only     two workloads
   python -m benchmarks --subjects tcpconn,raw_tcp        two subjects
   python -m benchmarks --json r.json --html r.html       with files to keep
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--list", action="store_true", help="list workloads and subjects, and end")
     how = parser.add_argument_group("how long")
     how.add_argument(
-        "--quick", action="store_true", help="end within a minute; figures are rougher"
+        "--quick", action="store_true", help="end within a minute (with --peers: two); rougher"
     )
     how.add_argument("--rounds", type=_positive(int), help="rounds of each workload")
     how.add_argument(
@@ -154,12 +157,14 @@ def _list() -> None:
         print(f"  {subject.name:<18} {subject.summary} ({subject.chosen.value})")
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def _plan(arguments: argparse.Namespace, subjects: Sequence[Subject]) -> Plan:
     plan = QUICK if arguments.quick else FULL
+    # Else more subjects would share the same time, in fewer rounds.
+    longer = max(1.0, len(subjects) / USUAL_SUBJECTS)
     return Plan(
         rounds=arguments.rounds or plan.rounds,
         round_seconds=arguments.round_seconds or plan.round_seconds,
-        most_seconds=arguments.most_seconds or plan.most_seconds,
+        most_seconds=arguments.most_seconds or plan.most_seconds * longer,
         # Who asks for one workload wants that one.
         sweep_sizes=() if arguments.no_sweep or arguments.only else plan.sweep_sizes,
         sweep_seconds=plan.sweep_seconds,
@@ -195,14 +200,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.free_placement:
         leave_to_the_kernel()
     subjects = _choose(arguments, parser)
-    if arguments.peers and not any(each.chosen is Chosen.PEERS for each in subjects):
-        print("no other libraries are there to compare with yet", file=sys.stderr)
     workloads = [WORKLOADS[name] for name in dict.fromkeys(arguments.only or WORKLOADS)]
     watcher = new_watcher(arguments.verbose)
     report = Report(environment())
     interrupted = False
     try:
-        run(workloads, subjects, _plan(arguments), report, watcher)
+        run(workloads, subjects, _plan(arguments, subjects), report, watcher)
     except KeyboardInterrupt:
         interrupted = True
     finally:

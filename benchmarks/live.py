@@ -12,7 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import text
-from benchmarks.report import LeftOut, Report, Result, Rounds, SweepPoint, pair_ratio, result_of
+from benchmarks.report import (
+    LeftOut,
+    Ratio,
+    Report,
+    Result,
+    Rounds,
+    SweepPoint,
+    pair_ratio,
+    result_of,
+)
 from benchmarks.runner import Progress
 from benchmarks.subjects import all_subjects
 
@@ -74,17 +83,23 @@ def _table(progress: Progress, caption: str, width: int) -> Table:
 
 
 def _summary(report: Report, subject: str) -> tuple[list[str], list[list[str]]]:
-    """The ratios of one of our subjects: a heading, and a row for each workload."""
-    rows = [ratio for ratio in report.ratios if ratio.subject == subject]
-    others = [name for name in all_subjects() if any(row.versus == name for row in rows)]
-    table = []
-    for workload in report.workloads():
-        result = report.result(workload, subject)
-        if result is not None:
-            found = [report.ratio(workload, subject, other) for other in others]
-            ratios = [text.ABSENT if each is None else text.ratio(each.median) for each in found]
-            table.append([workload, text.duration(result.ns_per_op), *ratios])
-    return ["workload", "time/op", *others], table
+    """The ratios of one of our subjects: a heading, and a row for each other subject."""
+    workloads = [name for name in report.workloads() if report.result(name, subject) is not None]
+
+    def row(name: str, ratios: list[Ratio | None]) -> list[str]:
+        return [
+            name,
+            *(text.ABSENT if each is None else text.ratio(each.median) for each in ratios),
+        ]
+
+    table = [
+        row(other, [report.ratio(name, subject, other) for name in workloads])
+        for other in report.versus(subject)
+    ]
+    fastest = [report.fastest_peer(name, subject) for name in workloads]
+    if any(fastest):
+        table.append(row("fastest peer", fastest))
+    return ["against", *workloads], table
 
 
 def _ours(report: Report) -> list[str]:
@@ -145,7 +160,7 @@ class Tables:
             self.live.stop()
 
     def summary(self, report: Report) -> None:
-        """The ratios of all workloads, a table for each of our subjects."""
+        """The ratios, a table for each of our subjects."""
         for subject in _ours(report):
             header, rows = _summary(report, subject)
             table = Table(
@@ -155,12 +170,12 @@ class Tables:
                 pad_edge=False,
             )
             for name in header:
-                table.add_column(name, justify="left" if name == "workload" else "right")
-            for workload, time, *ratios in rows:
+                table.add_column(name, justify="left" if name == header[0] else "right")
+            for other, *ratios in rows:
                 styled = [
                     _styled(None if each == text.ABSENT else float(each), each) for each in ratios
                 ]
-                table.add_row(workload, time, *styled)
+                table.add_row(other, *styled)
             self.console.print(table)
 
 
@@ -203,12 +218,12 @@ class Lines:
         """Nothing to give back."""
 
     def summary(self, report: Report) -> None:
-        """The ratios of all workloads, for each of our subjects."""
+        """The ratios, for each of our subjects."""
         for subject in _ours(report):
             header, rows = _summary(report, subject)
             print(f"{subject}: {_SUMMARY}")
             for first, *others in [header, *rows]:
-                print(f"  {first:<18}" + "".join(f"{each:>18}" for each in others), flush=True)
+                print(f"  {first:<18}" + "".join(f"{each:>14}" for each in others), flush=True)
 
 
 def _sweep_line(point: SweepPoint) -> str:

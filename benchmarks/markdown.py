@@ -30,16 +30,19 @@ def _span(ratio: Ratio) -> str:
 
 
 def _ratios(report: Report, subject: str) -> str:
-    rows = [ratio for ratio in report.ratios if ratio.subject == subject]
-    others = list(dict.fromkeys(row.versus for row in rows))
-    table = []
-    for workload in report.workloads():
-        cells = [f"`{workload}`"]
-        for other in others:
-            ratio = report.ratio(workload, subject, other)
-            cells.append(text.ABSENT if ratio is None else _span(ratio))
-        table.append(cells)
-    return _table(["workload", *(f"`{other}`" for other in others)], table)
+    workloads = [name for name in report.workloads() if report.result(name, subject) is not None]
+
+    def row(name: str, ratios: list[Ratio | None]) -> list[str]:
+        return [name, *(text.ABSENT if each is None else _span(each) for each in ratios)]
+
+    table = [
+        row(f"`{other}`", [report.ratio(name, subject, other) for name in workloads])
+        for other in report.versus(subject)
+    ]
+    fastest = [report.fastest_peer(name, subject) for name in workloads]
+    if any(fastest):
+        table.append(row("the fastest peer", fastest))
+    return _table(["against", *(f"`{name}`" for name in workloads)], table)
 
 
 def _results(report: Report, workload: str) -> str:

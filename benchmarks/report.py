@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.subjects import all_subjects
+from benchmarks.subjects.base import Chosen
 from benchmarks.timing import Histogram
 from benchmarks.workloads import Workload
 
@@ -130,6 +131,21 @@ class Report:
         key = (workload, subject, versus)
         found = (each for each in self.ratios if (each.workload, each.subject, each.versus) == key)
         return next(found, None)
+
+    def versus(self, subject: str) -> list[str]:
+        """With whom a subject of ours is compared, in the order of the tables."""
+        found = {ratio.versus for ratio in self.ratios if ratio.subject == subject}
+        return [name for name in all_subjects() if name in found]
+
+    def fastest_peer(self, workload: str, subject: str) -> Ratio | None:
+        """The ratio to the fastest of the other libraries, if there are any."""
+        peers = {name for name, each in all_subjects().items() if each.chosen is Chosen.PEERS}
+        found = [
+            ratio
+            for ratio in self.ratios
+            if (ratio.workload, ratio.subject) == (workload, subject) and ratio.versus in peers
+        ]
+        return max(found, key=lambda ratio: ratio.median, default=None)
 
     def as_json(self) -> str:
         """The report as JSON text."""
