@@ -16,6 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not here", allow_module_level=True)
 
+PEERS = [
+    "asyncio_streams",
+    "grpcio",
+    "mp_connection",
+    "picows_uvloop",
+    "pynng",
+    "pyzmq",
+    "uvloop_streams",
+    "websockets",
+]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _harness_is_importable():
@@ -52,6 +63,18 @@ class TestRatios:
             ("tcpconn_busy_poll", "tcpconn"),
             ("tcpconn_busy_poll", "raw_tcp"),
         ]
+
+    def test_the_fastest_peer_is_the_one_that_is_hardest_to_beat(self):
+        from benchmarks.report import Report
+        from benchmarks.workloads import WORKLOADS
+
+        report = Report({"python": "3"})
+        measured = {"tcpconn": 10, "raw_tcp": 5, "grpcio": 40, "pyzmq": 20}
+        report.add(WORKLOADS["small"], [_rounds(name, ns) for name, ns in measured.items()])
+        fastest = report.fastest_peer("small", "tcpconn")
+        assert (fastest.versus, fastest.median) == ("pyzmq", 0.5)
+        assert report.versus("tcpconn") == ["raw_tcp", "grpcio", "pyzmq"]
+        assert report.fastest_peer("large", "tcpconn") is None
 
     def test_need_a_pair_for_each_round(self):
         from benchmarks.report import pair_ratio
@@ -232,6 +255,34 @@ class TestRegistry:
             "tcpconn_stdlib",
         ]
 
+    def test_has_the_documented_peers(self):
+        from benchmarks.subjects import all_subjects
+
+        every = all_subjects().items()
+        assert [name for name, each in every if each.chosen.value == "with --peers"] == PEERS
+
+    def test_a_library_that_is_not_there_is_missing(self):
+        from benchmarks.subjects.peers.conversation import Peer
+
+        class Absent(Peer):
+            needs = ("no_such_library",)
+            serve = client = None
+
+        assert "no module no_such_library" in Absent().missing()
+        Absent.needs = ("json",)
+        assert Absent().missing() is None
+
+    def test_each_subject_has_a_colour_of_its_own(self):
+        pytest.importorskip("matplotlib")
+        from benchmarks.charts import colour_variable
+        from benchmarks.subjects import all_subjects
+
+        style = (ROOT / "benchmarks" / "page.css").read_text()
+        variables = [colour_variable(name) for name in all_subjects()]
+        assert len(set(variables)) == len(variables)
+        # Once for light, once for dark.
+        assert all(style.count(f"{name}: #") == 2 for name in variables)
+
     def test_has_the_documented_workloads(self):
         from benchmarks.workloads import WORKLOADS
 
@@ -272,6 +323,24 @@ class TestCommand:
         assert all(0 < row["ns_per_op"] < 1e8 for row in data["results"])
         assert data["ratios"] == []
         assert "raw_tcp" in markdown_file.read_text()
+
+    @pytest.mark.parametrize("subject", PEERS)
+    def test_a_peer_goes_through_every_kind_of_workload(self, subject, tmp_path):
+        from benchmarks.subjects import all_subjects
+
+        if reason := all_subjects()[subject].missing():
+            pytest.skip(reason)
+        json_file = tmp_path / "report.json"
+        workloads = ["small", "chunking", "pool_fresh", "send_only", "receive_only"]
+        done = _harness(
+            *(part for name in workloads for part in ("--only", name)),
+            *("--subjects", subject, "--rounds", "1", "--round-seconds", "0.01"),
+            *("--json", str(json_file)),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        data = json.loads(json_file.read_text())
+        assert data["left_out"] == []
+        assert [row["workload"] for row in data["results"]] == workloads
 
     def test_says_who_is_not_known(self):
         done = _harness("--subjects", "carrier_pigeon")
