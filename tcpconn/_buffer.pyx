@@ -27,6 +27,8 @@ import os
 cdef enum:
     ALIGNMENT = 64              # a cache line, so that two blocks never share one
 
+cdef size_t MOST_BYTES = <size_t> -1 >> 2   # room for what stands before a block, in any sum
+
 DEFAULT_MAX_BYTES = 1 << 30
 """Bytes that the process's pool may have allocated at once: the receive memory of one process."""
 
@@ -50,7 +52,7 @@ cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil:
     if pool is NULL:
         return NULL
     tc_mutex_init(&pool.lock)
-    pool.max_bytes = max_bytes
+    pool.max_bytes = min(max_bytes, MOST_BYTES)
     pool.max_free_bytes = max_free_bytes
     pool.references = 1
     return pool
