@@ -8,6 +8,7 @@ The functions on C structs may be called from any thread without the GIL. A pool
 for as long as blocks of it are in use.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
@@ -293,6 +294,7 @@ def block_pool():
     return default_block_pool()
 
 
+@cython.freelist(64)  # in steady state, a lease costs no allocation
 cdef class Lease:
     """A message in pooled memory, lent until `release` and the end of every view on it.
 

@@ -30,4 +30,5 @@ cdef class Endpoint:
     cdef int put_held(self, tuple buffers, object timeout, bint more) except -1
     cdef int send_one(self, object data, object timeout, bint more) except -1
     cdef Py_ssize_t put_run(self, tuple messages, Py_ssize_t start) noexcept
+    cdef bint has_unacknowledged(self) noexcept nogil
     cdef object await_acks(self, int64_t limit)

@@ -642,6 +642,13 @@ cdef class Endpoint:
 
     # Flushing and ending
 
+    cdef bint has_unacknowledged(self) noexcept nogil:
+        """Whether the peer's session may not have all messages of this connection."""
+        return (
+            self.engine.s.queue.acked < self.conn.data_sequence
+            or self.conn.outgoing_first is not NULL
+        )
+
     cdef object await_acks(self, int64_t limit):
         """Waits until the peer has acknowledged all that was sent here. None, or `Timeout`."""
         cdef Engine engine = self.engine
@@ -656,9 +663,10 @@ cdef class Endpoint:
             return outcome
         with nogil:
             engine.lock()
-            sequence = s.queue.sequence
-            engine.pump(INLINE_ROUNDS)
-            engine.ask_for_ack()
+            sequence = self.conn.data_sequence
+            if s.queue.acked < sequence:
+                engine.pump(INLINE_ROUNDS)
+                engine.ask_for_ack()
             engine.unlock()
         if limit >= 0:
             limit = max(<int64_t> 0, limit - <int64_t> (tc_now() - started))
@@ -684,9 +692,7 @@ cdef class Endpoint:
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         engine.lock()
-        if s.phase == PHASE_CLOSED and (
-            s.queue.acked < s.queue.sequence or self.conn.outgoing_first is not NULL
-        ):
+        if s.phase == PHASE_CLOSED and self.has_unacknowledged():
             self.raise_send_end(ROOM_CLOSED, 0)
         if self.conn.unheard or not self.conn.attached:
             self.raise_send_end(ROOM_ENDED, 0)
@@ -706,8 +712,7 @@ cdef class Endpoint:
         """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
-        cdef uint64_t sent, sequence
-        cdef bint pending, cut
+        cdef bint pending
         if engine.generation != current_generation() or self.closed_here:
             return
         self.check()
@@ -715,25 +720,17 @@ cdef class Endpoint:
         with nogil:
             engine.lock()
             # A reply says as much as an ack: only what is not acknowledged is waited for.
-            cut = self.conn.outgoing_first is NULL
-            sequence = s.queue.sequence
-            pending = s.phase != PHASE_CLOSED and (s.queue.acked < sequence or not cut)
-            sent = self.conn.messages_sent
+            pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
             engine.dispatch()
-            if engine.sent():
-                engine.pump(INLINE_ROUNDS)
+            engine.send_later()
             engine.unlock()
-        if not pending or sent == 0:
+        if not pending:
             return
         if self.await_acks(as_timeout(timeout)) is None:
             engine.lock()
-            if not cut:
-                sequence = s.queue.sequence
-            pending = s.phase == PHASE_CLOSED and (
-                s.queue.acked < sequence or self.conn.outgoing_first is not NULL
-            )
+            pending = s.phase == PHASE_CLOSED and self.has_unacknowledged()
             engine.unlock()
             if pending:
                 raise engine.ended_error()
@@ -836,7 +833,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
         code = session_open(engine.s, high, low, priority, &conn)
         engine.used_at = tc_now()
         if code == 0:
-            engine.pump(INLINE_ROUNDS)
+            engine.send_later()
         engine.unlock()
     endpoint.engine = engine
     endpoint.conn = conn

@@ -127,6 +127,7 @@ cdef class Engine:
     cdef void lock(self) noexcept nogil
     cdef void unlock(self) noexcept nogil
     cdef bint sent(self) noexcept nogil
+    cdef void send_later(self) noexcept nogil
     cdef bint flush(self, uint64_t now) noexcept nogil
     cdef void pump(self, int rounds) noexcept nogil
     cdef void begin_wait(

@@ -216,6 +216,14 @@ cdef class Engine:
             self.due |= DUE_FLUSH
         return False
 
+    cdef void send_later(self) noexcept nogil:
+        """Something was queued that is to go along with what follows: an OPEN before the first message, the end of
+        one connection before the beginning of the next. If nothing follows, the flusher writes it."""
+        self.sent_at = tc_now()
+        if not self.watched:
+            self.watched = True
+            self.due |= DUE_FLUSH
+
     cdef bint flush(self, uint64_t now) noexcept nogil:
         """The flusher's visit: writes the rest of a stream that pauses. False: it is at its end."""
         self.lock()
@@ -525,6 +533,9 @@ cdef class Engine:
             while True:
                 if self.read_once():
                     return WAITED_READY
+                self.unlock()
+                self.link.give_way()
+                self.lock()
                 now = tc_now()
                 if now >= until or (deadline != 0 and now >= deadline):
                     break

@@ -23,6 +23,7 @@ cdef class Link:
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil
     cdef int wait(self, int events, int64_t timeout, size_t least) noexcept nogil
     cdef void wake(self) noexcept nogil
+    cdef void give_way(self) noexcept nogil
     cdef void shut(self) noexcept nogil
     cdef int raise_pending(self) except -1
     cdef void release(self) noexcept

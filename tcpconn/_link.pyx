@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uintptr_t
 import select
 import selectors
 import socket
+import time
 
 from tcpconn._sync cimport Span
 
@@ -40,6 +41,9 @@ cdef class Link:
 
     cdef void wake(self) noexcept nogil:
         """Ends the wait that is going on, or else the next one."""
+
+    cdef void give_way(self) noexcept nogil:
+        """Lets another thread run, between two looks of one that polls."""
 
     cdef void shut(self) noexcept nogil:
         """Ends both directions, which whoever waits or reads notices. Keeps the descriptor."""
@@ -166,6 +170,10 @@ cdef class StdlibLink(Link):
                 self.waker.send(b"\0")
             except OSError:
                 pass                        # full: a wake is on its way already
+
+    cdef void give_way(self) noexcept nogil:
+        with gil:
+            time.sleep(0)
 
     cdef void shut(self) noexcept nogil:
         with gil:

@@ -25,6 +25,7 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <poll.h>
+    #include <sched.h>
     #include <sys/epoll.h>
     #include <sys/eventfd.h>
     #include <sys/socket.h>
@@ -39,6 +40,7 @@ cdef extern from *:
     ssize_t sendmsg(int descriptor, const msghdr* message, int flags) nogil
     ssize_t recv(int descriptor, void* data, size_t length, int flags) nogil
     int shutdown(int descriptor, int how) nogil
+    int sched_yield() nogil
     int setsockopt(
         int descriptor, int level, int option, const void* value, unsigned int size
     ) nogil
@@ -168,6 +170,9 @@ cdef class NativeLink(Link):
 
     cdef void wake(self) noexcept nogil:
         signal_eventfd(self.waker)
+
+    cdef void give_way(self) noexcept nogil:
+        sched_yield()
 
     cdef void shut(self) noexcept nogil:
         shutdown(self.descriptor, SHUT_RDWR)

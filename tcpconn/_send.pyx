@@ -181,6 +181,7 @@ cdef int send_direct(
     for index in range(count):
         p = put_bytes(p, parts[index].data, <size_t> parts[index].length)
     s.queue.sequence += 1
+    conn.data_sequence = s.queue.sequence
     if queue_commit(&s.queue, HEADER_SIZE + <size_t> size, True):
         out_of_memory(s)
         return -1
@@ -311,6 +312,7 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
     else:
         put_header(p, <uint32_t> size, DATA, flags, conn.out_route, <uint32_t> s.queue.sequence)
     s.queue.sequence += 1
+    conn.data_sequence = s.queue.sequence
     if size <= COPY_CHUNK:
         copy_out(message, p + given, size)
         if queue_commit(&s.queue, <size_t> (given + size), True):
