@@ -103,7 +103,7 @@ class Endpoint:
         nothing.
 
         Raises `Timeout` when the peer did not acknowledge in time; the connection is aborted then,
-        and what had not left is lost.
+        and what had not left is lost. Raises what ended the link when it ended before that.
         """
 
     def abort(self) -> None:

@@ -641,8 +641,8 @@ cdef class Engine:
                     break
             self.reading = NOBODY
             self.pass_role()
-        # Looked at again under the lock: the times that are compared with it may be younger than the
-        # caller's, what was just read having set them.
+        # Looked at again under the lock: what was just read may have set the times that are
+        # compared with it.
         now = tc_now()
         session_tick(s, now)
         if not self.down and s.phase < PHASE_OPEN and now >= self.began_at + self.handshake_ns:
@@ -699,7 +699,9 @@ cdef class Engine:
 
     cdef void ask_for_ack(self) noexcept nogil:
         """Behind the last frame, a PING brings the ack of all of it at once."""
-        if self.s.queue.acked < self.s.queue.sequence and self.s.phase == PHASE_OPEN and not self.down:
+        if self.down or self.s.phase != PHASE_OPEN:
+            return
+        if self.s.queue.acked < self.s.queue.sequence:
             session_ping(self.s, tc_now())
             self.pump(INLINE_ROUNDS)
 

@@ -505,7 +505,11 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     )
     if conn.out_state == ROUTE_OPEN:
         conn.out_code = known_code(code)
-        conn.unheard = conn.outgoing_first is not NULL or s.queue.acked < s.queue.sequence
+        # Who closed before our direction was open says so when it opens, and has read nothing.
+        conn.unheard = (
+            conn.outgoing_first is not NULL or s.queue.acked < s.queue.sequence
+            or conn.in_state == ROUTE_ENDED
+        )
         conn.finishing = False
         send_reset(s, conn, CODE_CLOSED)
     if refused:

@@ -13,6 +13,7 @@ from tcpconn._routes cimport (
     conn_release,
     out_route_ended,
     out_route_opened,
+    outgoing_drop,
     outgoing_free,
     session_room_came,
     set_stalled,
@@ -114,10 +115,12 @@ cdef void send_reset(State* s, Conn* conn, uint32_t code) noexcept nogil:
     """Ends our direction now: what is not cut yet, and a message half sent, is thrown away."""
     cdef uint8_t[4] payload
     put_u32(payload, code)
+    conn.finishing = False
     if conn.out_state == ROUTE_OPEN:
         if put_small(s, RESET, 0, conn.out_route, payload, 4) == 0:
             out_route_ended(s, conn)
     else:
+        outgoing_drop(s, conn)
         send_finish(s, conn)
 
 
@@ -387,6 +390,11 @@ cdef inline bint has_queued(const State* s) noexcept nogil:
     return may_send_queued(s) and (s.queue.unwritten > 0 or s.scheduler.queued > 0)
 
 
+cdef inline bint is_leaving(const State* s) noexcept nogil:
+    """We said GOAWAY, and nobody here has a connection left."""
+    return s.goaway_sent and s.attached is NULL and s.accept_first is NULL
+
+
 cdef bint wants_write(State* s) noexcept nogil:
     """Whether there is anything that should go out now."""
     if s.control_written < s.control_length or queue_in_flight(&s.queue):
@@ -395,6 +403,7 @@ cdef bint wants_write(State* s) noexcept nogil:
         return True
     return s.phase == PHASE_OPEN and (
         s.ack_due or s.pong_count > 0 or s.credit_urgent or s.ping_due or s.goaway_due
+        or (s.acked != s.sequence and is_leaving(s))
     )
 
 
@@ -455,8 +464,11 @@ cdef void fill_control(State* s) noexcept nogil:
         conn_release(s, conn)
     if s.credit_first is not NULL:
         s.credit_urgent = True      # there was no room for all
-    # An ack is due, or goes along with what goes out anyway.
-    if s.acked != s.sequence and (s.ack_due or s.control_length > 0 or has_queued(s)):
+    # An ack is due, or goes along with what goes out anyway. Before a link is closed, the peer must
+    # know what was taken from it.
+    if s.acked != s.sequence and (
+        s.ack_due or s.control_length > 0 or has_queued(s) or is_leaving(s)
+    ):
         put_control(s, ACK, 0, s.sequence)
         told_ack(s)
 

@@ -182,7 +182,7 @@ cdef void session_goaway(State* s) noexcept nogil:
 
 
 cdef bint session_is_unused(const State* s) noexcept nogil:
-    """Nobody here has a connection, nor could accept one. The peer may not have closed its ends yet."""
+    """Nobody here has a connection, or could accept one. The peer need not have closed its ends."""
     return s.attached is NULL and s.accept_first is NULL
 
 

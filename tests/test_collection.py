@@ -1,4 +1,4 @@
-"""Objects in reference cycles: they are freed, and their end works whatever the collector clears first."""
+"""Objects in reference cycles are freed, and end well whatever the collector clears first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tcpconn
 
 
 def in_a_cycle(*objects: object) -> list[weakref.ref[object]]:
-    """Weak references to objects that nothing but a cycle keeps alive once the caller lets go of them."""
+    """Weak references to objects that only a cycle keeps alive once the caller lets go of them."""
     cycle: list[object] = list(objects)
     cycle.append(cycle)
     return [weakref.ref(thing) for thing in objects]

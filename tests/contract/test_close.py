@@ -306,6 +306,14 @@ class TestFlush:
         with pytest.raises(tcpconn.ConnectionClosed):
             pair.client.flush(PATIENCE)
 
+    def test_the_peer_had_closed_before_it_came(self, pair: Pair) -> None:
+        pair.client.send(b"some")
+        pair.client.close()
+        assert pair.server.receive(PATIENCE) == b"some"
+        pair.server.send(b"which nobody will read")
+        with pytest.raises(tcpconn.ConnectionClosed):
+            pair.server.flush(PATIENCE)
+
     def test_the_peer_had_it_all_when_it_closed(self, pair: Pair) -> None:
         pair.client.send(b"all")
         pair.client.flush(PATIENCE)
