@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import socket
 from typing import Any
@@ -31,23 +32,30 @@ def parse_address(address: Any) -> Address:
     if isinstance(address, Address):
         return address
     if isinstance(address, str):
-        if address.startswith("unix:"):
-            path = address[len("unix:") :]
-            if not path:
-                raise AddressError(f"{address!r} has no path; an address is {FORMS}")
-            return Address(path=path)
-        found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*)):(\d+)", address)
-        if not found:
-            raise AddressError(f"{address!r} is no address; an address is {FORMS}")
-        host, port = found[1] or found[2] or "", int(found[3])
-    elif isinstance(address, tuple) and len(address) >= 2:
+        return _parse_text(address)
+    if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
-        if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool):
-            raise AddressError(f"{address!r} is no address; an address is {FORMS}")
-    else:
+        if isinstance(host, str) and isinstance(port, int) and not isinstance(port, bool):
+            return _checked(host, port, address)
+    raise AddressError(f"{address!r} is no address; an address is {FORMS}")
+
+
+@functools.lru_cache(maxsize=256)  # a pool's users name the same few again and again
+def _parse_text(address: str) -> Address:
+    if address.startswith("unix:"):
+        path = address[len("unix:") :]
+        if not path:
+            raise AddressError(f"{address!r} has no path; an address is {FORMS}")
+        return Address(path=path)
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*)):(\d+)", address)
+    if not found:
         raise AddressError(f"{address!r} is no address; an address is {FORMS}")
+    return _checked(found[1] or found[2] or "", int(found[3]), address)
+
+
+def _checked(host: str, port: int, written: Any) -> Address:
     if not 0 <= port <= 65535:
-        raise AddressError(f"{address!r}: port {port} is outside 0 … 65535")
+        raise AddressError(f"{written!r}: port {port} is outside 0 … 65535")
     return Address(host=host, port=port)
 
 

@@ -66,7 +66,7 @@ class ConnectionPool:
             raise OptionError(f"links_per_address={links!r} is not a number from 1 on")
         self._links_per_address = links
         self._defaults = dict(options)
-        make_options(self._defaults)
+        self._options = make_options(self._defaults)
         self._begin()
 
     def _begin(self) -> None:
@@ -93,14 +93,16 @@ class ConnectionPool:
         or `OptionError`; it tries once and does not loop.
         """
         target = parse_address(address)
-        chosen = make_options({**self._defaults, **options})
+        chosen = make_options({**self._defaults, **options}) if options else self._options
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._pid != os.getpid():
             self._begin()
         with self._lock:
             if self._closed:
                 raise ConnectionClosed("this pool is closed")
-            place = self._places.setdefault((target, chosen), _Place())
+            place = self._places.get((target, chosen))
+            if place is None:
+                place = self._places[target, chosen] = _Place()
         for _ in range(REDIALS):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             multiplexer = self._choose(place, target, chosen, left)
