@@ -724,6 +724,9 @@ cdef class Endpoint:
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
             engine.dispatch()
+            # Not every end here is an event of the session's: it may have to come behind messages.
+            engine.wake_receivers(self.conn)
+            engine.wake_others()
             engine.send_later()
             engine.unlock()
         if not pending:
@@ -758,6 +761,9 @@ cdef class Endpoint:
             session_detach(engine.s, self.conn, CODE_ABORTED, True)
             engine.used_at = tc_now()
             engine.dispatch()
+            # Not every end here is an event of the session's: it may have to come behind messages.
+            engine.wake_receivers(self.conn)
+            engine.wake_others()
             engine.pump(INLINE_ROUNDS)
             engine.unlock()
 

@@ -230,6 +230,14 @@ class TestClose:
             background.result()
         assert pair.server.receive(PATIENCE) == noise(100 * KIB)
 
+    def test_who_waits_here_is_told_at_once(self, pair: Pair) -> None:
+        fill(pair.client, noise(100 * KIB))
+        receiving = Background(pair.client.receive).asleep()
+        closing = Background(pair.client.close)
+        assert isinstance(receiving.error(1), tcpconn.ConnectionClosed)
+        pair.client.abort()
+        closing.result()
+
     def test_messages_unread_here_are_dropped(self, pair: Pair) -> None:
         pair.server.send_many([b"one", b"two"])
         pair.server.flush(PATIENCE)
