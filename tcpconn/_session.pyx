@@ -114,7 +114,8 @@ cdef int session_open(
     else:
         if s.goaway_received or s.goaway_sent:
             return CODE_SHUTDOWN
-        if s.connections >= s.theirs.max_connections:
+        # A server that has no HELLO yet does not know the limit, and sends nothing; it may be told.
+        if (s.client or s.phase == PHASE_OPEN) and s.connections >= s.theirs.max_connections:
             return CODE_LIMIT
         if s.out_route == <uint32_t> 0xFFFFFFFFu:
             return CODE_LIMIT
