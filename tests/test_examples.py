@@ -1,0 +1,75 @@
+"""The examples run, end by themselves and say what they should; so does the README's."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+README = ROOT / "README.md"
+
+OUTPUT = {
+    "echo": r"sent 5 bytes, received 5: True\n"
+    r"sent 0 bytes, received 0: True\n"
+    r"sent 1000000 bytes, received 1000000: True\n",
+    "file_transfer": r"numbers: 30\.9 MB in \d+\.\d\d s\nthe receiver has stored the same\n",
+    "request_reply": r"4000 requests from 8 threads, 0 wrong replies\n"
+    r"sockets dialled: 1\n"
+    r"\d+ requests/s, client and server in one process\n",
+    "two_services": r"L-I-N-K has 4 letters\nS-E-S-S-I-O-N has 7 letters\non one link: True\n",
+    "worker_pool": r"quick: \d+ bulk jobs, at most \d+ sent ahead\n"
+    r"slow: \d+ bulk jobs, at most \d+ sent ahead\n"
+    r"bulk jobs done: 200 of 200\n"
+    r"urgent jobs done: 20, \d+\.\d ms after they came\n",
+}
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the examples are not here")
+
+
+def python(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-W", "error", *map(str, arguments)]
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(OUTPUT)
+
+
+@pytest.mark.parametrize("name", OUTPUT)
+def test_example(name: str) -> None:
+    done = subprocess.run(
+        python(EXAMPLES / f"{name}.py"), capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(OUTPUT[name], done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", OUTPUT)
+def test_example_says_how_to_run_it(name: str) -> None:
+    assert f"\n    python examples/{name}.py" in (EXAMPLES / f"{name}.py").read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT ends a process otherwise there")
+def test_the_readmes_first_steps(tmp_path: Path) -> None:
+    server, client = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    address = f"unix:{tmp_path}/socket"
+    for name, code in (("server", server), ("client", client)):
+        assert "127.0.0.1:9000" in code
+        Path(tmp_path, f"{name}.py").write_text(code.replace("127.0.0.1:9000", address), "utf-8")
+    with subprocess.Popen(
+        python(tmp_path / "server.py"), stderr=subprocess.PIPE, text=True
+    ) as serving:
+        while not Path(tmp_path, "socket").exists():
+            assert serving.poll() is None
+            time.sleep(0.01)
+        done = subprocess.run(
+            python(tmp_path / "client.py"), capture_output=True, text=True, timeout=50, check=False
+        )
+        assert (done.stdout, done.stderr) == ("b'hello, world'\n", "")
+        serving.send_signal(signal.SIGINT)
+        _, errors = serving.communicate(timeout=50)
+        assert errors.endswith("KeyboardInterrupt\n")
