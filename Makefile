@@ -20,7 +20,7 @@ SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -pr
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers \
+.PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers bench-scale \
 	lint types format check wheel sdist develop clean distclean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make bench                 measure, and write a report to build/bench/"
 	@echo "make bench ARGS=--quick    the same within a minute"
 	@echo "make bench-peers           measure other libraries too"
+	@echo "make bench-scale           measure what grows: connections, threads, message sizes, links"
 	@echo "make check                 lint and types"
 	@echo "make format                let ruff rewrite the Python files"
 	@echo "make develop               compile in place; then: PYTHONPATH=. $(PY) ..."
@@ -73,6 +74,9 @@ bench: $(VENV)/.installed $(VENV)/.extra-bench
 
 bench-peers: $(VENV)/.installed $(VENV)/.extra-bench $(VENV)/.extra-peers
 	@$(MAKE) bench ARGS="--peers $(ARGS)"
+
+bench-scale: $(VENV)/.installed $(VENV)/.extra-bench
+	@$(MAKE) bench ARGS="--only connections --only threads --only sizes --only links $(ARGS)"
 
 check: lint types
 

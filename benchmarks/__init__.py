@@ -5,6 +5,7 @@
     processes.py    the two processes        child.py       what runs in them
     placement.py    on which cores           allocations.py counts what one operation allocates
     report.py       results and ratios       markdown.py, html.py, charts.py, live.py    show them
+    scale/          what grows: connections, threads, sizes, links
     compiled.py     builds `_limit.pyx` and `_allocs.pyx` on first use
     micro/          micro-benchmarks without sockets, for pytest
 

@@ -25,7 +25,7 @@ from benchmarks.workloads import WORKLOADS, Kind
 
 INK, FAINT, GRID, GOOD = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line", GOOD: "--good-tint"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -49,7 +49,7 @@ _STEP = 0.2
 """Inches between the marks of a row; a row with few marks is as high as one with three."""
 NAMED_FROM = 5
 """With more marks in a row, each has its name beside it: colours alone do not tell them apart."""
-_WIDTH = 9.6
+WIDTH = 9.6
 """Inches; the page scales a picture to its column."""
 
 
@@ -59,17 +59,18 @@ def colour_variable(subject: str) -> str:
     return f"--subject-{known.index(subject) % COLOURS}" if subject in known else "--faint"
 
 
-def _colour(subject: str) -> str:
+def colour(subject: str) -> str:
+    """The stand-in for a subject's colour."""
     position = list(all_subjects()).index(subject)
     colour = f"#0a0a{16 + position % COLOURS:02x}"
     _VARIABLES[colour] = colour_variable(subject)
     return colour
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as SVG to stand in the page; ids are made unique by `name`."""
     buffer = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :]
@@ -86,9 +87,10 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     return drawn
 
 
-def _figure(
+def new_figure(
     width: float, height: float, rows: int, columns: int, **grid: Any
 ) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
     return figure, axes
@@ -102,8 +104,8 @@ def ratios(report: Report, subject: str) -> str:
     most = max(sum(row.workload == name for row in rows) for name in workloads)
     row_height = _STEP * max(3.3, most + 1)
     step = _STEP / row_height
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDTH, 0.9 + row_height * len(workloads), 1, 1)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(WIDTH, 0.9 + row_height * len(workloads), 1, 1)
         axis: Axes = axes[0][0]
         _ratio_axis(axis, rows)
         for row, workload in enumerate(workloads):
@@ -117,7 +119,7 @@ def ratios(report: Report, subject: str) -> str:
         axis.set_yticks(range(len(workloads)), [WORKLOADS[name].title for name in workloads])
         axis.tick_params(axis="y", length=0, pad=8)
         axis.spines["left"].set_visible(False)
-        return _svg(figure, f"ratios-{subject}", f"Ratios of {subject} to the others")
+        return svg(figure, f"ratios-{subject}", f"Ratios of {subject} to the others")
 
 
 def _is(ratio: Ratio, workload: str, versus: str) -> bool:
@@ -152,9 +154,9 @@ def _ratio_axis(axis: Axes, rows: Sequence[Ratio]) -> None:
 
 
 def _ratio_mark(axis: Axes, ratio: Ratio, height: float, named: bool) -> None:
-    colour = _colour(ratio.versus)
-    axis.plot([ratio.min, ratio.max], [height, height], color=colour, linewidth=2.2, alpha=0.35)
-    axis.plot([ratio.median], [height], "o", color=colour, markersize=6, zorder=3)
+    own = colour(ratio.versus)
+    axis.plot([ratio.min, ratio.max], [height, height], color=own, linewidth=2.2, alpha=0.35)
+    axis.plot([ratio.median], [height], "o", color=own, markersize=6, zorder=3)
     axis.annotate(
         f"{text.ratio(ratio.median)} {ratio.versus if named else ''}",
         (max(ratio.max, ratio.median), height),
@@ -177,13 +179,13 @@ def latencies(report: Report) -> str:
         return ""
     rows = math.ceil(len(shown) / 2)
     subjects = max(len(_densities(report, name)) for name in shown)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDTH, rows * (0.95 + 0.42 * subjects), rows, 2, hspace=0.12)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(WIDTH, rows * (0.95 + 0.42 * subjects), rows, 2, hspace=0.12)
         for axis, name in zip(axes.flat, shown, strict=False):
             _ridges(axis, report, name)
         for axis in list(axes.flat)[len(shown) :]:
             axis.set_visible(False)
-        return _svg(figure, "latencies", "Distributions of round-trip times")
+        return svg(figure, "latencies", "Distributions of round-trip times")
 
 
 def _densities(report: Report, workload: str) -> dict[str, list[tuple[float, float]]]:
@@ -204,13 +206,13 @@ def _ridges(axis: Axes, report: Report, workload: str) -> None:
     for row, (subject, density) in enumerate(densities.items()):
         at, share = _filled(density)
         height = 0.86 * share / share.max()
-        colour = _colour(subject)
-        axis.fill_between(at, row, row - height, color=colour, alpha=0.32, linewidth=0)
-        axis.plot(at, row - height, color=colour, linewidth=1.3)
+        own = colour(subject)
+        axis.fill_between(at, row, row - height, color=own, alpha=0.32, linewidth=0)
+        axis.plot(at, row - height, color=own, linewidth=1.3)
         result = report.result(workload, subject)
         if result is not None and result.p50_ns and result.p99_ns:
-            axis.plot([result.p50_ns] * 2, [row, row - 0.86], color=colour, linewidth=1.3)
-            axis.plot([result.p99_ns] * 2, [row, row - 0.3], color=colour, linewidth=1.3)
+            axis.plot([result.p50_ns] * 2, [row, row - 0.86], color=own, linewidth=1.3)
+            axis.plot([result.p99_ns] * 2, [row, row - 0.3], color=own, linewidth=1.3)
     axis.set_ylim(len(densities) - 0.9, -1.05)
     axis.set_yticks(range(len(densities)), densities)
     axis.tick_params(axis="y", length=0)
@@ -268,8 +270,8 @@ def throughput(report: Report) -> str:
         return ""
     subjects = list(dict.fromkeys(point.subject for point in report.sweep))
     sizes = sorted({point.size for point in report.sweep})
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDTH, 3.9, 1, 1)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(WIDTH, 3.9, 1, 1)
         axis: Axes = axes[0][0]
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
@@ -277,7 +279,7 @@ def throughput(report: Report) -> str:
             points = [point for point in report.sweep if point.subject == subject]
             at = [point.size for point in points]
             rates = [point.mb_per_s for point in points]
-            axis.plot(at, rates, "o-", color=_colour(subject), linewidth=2.2, markersize=5)
+            axis.plot(at, rates, "o-", color=colour(subject), linewidth=2.2, markersize=5)
         axis.xaxis.set_major_locator(FixedLocator(sizes))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
         axis.xaxis.set_minor_locator(NullLocator())
@@ -289,7 +291,7 @@ def throughput(report: Report) -> str:
         axis.tick_params(length=0, labelcolor=FAINT)
         axis.set_xlabel("message")
         axis.set_title("MB/s (logarithmic)", loc="left", fontsize=10.5, color=FAINT)
-        return _svg(figure, "throughput", "Throughput over message size")
+        return svg(figure, "throughput", "Throughput over message size")
 
 
 def _rate_ticks(axis: Axes, rates: Iterable[float]) -> None:

@@ -25,12 +25,14 @@ from benchmarks.timing import calibrate, timed_run, whole_blocks
 from benchmarks.workloads import WORKLOADS, Workload, sweep_workload
 
 
-def _say(**answer: Any) -> None:
+def say(**answer: Any) -> None:
+    """One answer."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
-def _end_with_input() -> None:
+def end_with_input() -> None:
+    """Ends the process when its standard input does."""
     # Not `sys.stdin`: an interpreter that ends on an error could not take its lock from here.
     while os.read(0, 4096):
         pass
@@ -40,8 +42,8 @@ def _end_with_input() -> None:
 
 def serve(subject: Subject, workload: Workload) -> None:
     """The other side, until the standard input ends."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    subject.serve(workload, lambda port: _say(port=port))
+    threading.Thread(target=end_with_input, daemon=True).start()
+    subject.serve(workload, lambda port: say(port=port))
 
 
 def _answer(client: Client, command: dict[str, Any]) -> dict[str, Any]:
@@ -68,15 +70,15 @@ def _answer(client: Client, command: dict[str, Any]) -> dict[str, Any]:
 def drive(subject: Subject, workload: Workload, port: int) -> None:
     """The timed side: does what it is told, one line at a time."""
     client = subject.client(workload, port)
-    _say(ready=True)
+    say(ready=True)
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "resize":
             client.close()
             client = subject.client(sweep_workload(command["size"]), port)
-            _say(ready=True)
+            say(ready=True)
         else:
-            _say(**_answer(client, command))
+            say(**_answer(client, command))
     client.close()
 
 

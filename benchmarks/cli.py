@@ -13,6 +13,8 @@ from benchmarks.markdown import markdown
 from benchmarks.placement import leave_to_the_kernel
 from benchmarks.report import Report
 from benchmarks.runner import Plan, run
+from benchmarks.scale.definitions import SCALES
+from benchmarks.scale.runner import ScalePlan, run_scales
 from benchmarks.subjects import all_subjects
 from benchmarks.subjects.base import Chosen, Subject
 from benchmarks.workloads import SWEEP_SIZES, WORKLOADS
@@ -31,6 +33,8 @@ FULL = Plan(
     sweep_sizes=SWEEP_SIZES,
     sweep_seconds=0.15,
 )
+QUICK_SCALE = ScalePlan(quick=True, measure_seconds=0.1, most_seconds=30)
+FULL_SCALE = ScalePlan(quick=False, measure_seconds=0.6, most_seconds=150)
 USUAL_SUBJECTS = 5
 """For so many subjects the plans above are made."""
 
@@ -45,6 +49,7 @@ how to read it:
 examples:
   python -m benchmarks                                   everything, 3 to 4 minutes
   python -m benchmarks --quick                           everything, within a minute
+  python -m benchmarks --scale                           what grows too, within 7 minutes
   python -m benchmarks --peers                           other libraries too, within 12 minutes
   python -m benchmarks --only small --only send_only     two workloads
   python -m benchmarks --subjects tcpconn,raw_tcp        two subjects
@@ -69,8 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         metavar="WORKLOAD",
         action="append",
-        choices=list(WORKLOADS),
-        help=f"this workload only; may be repeated: {', '.join(WORKLOADS)}",
+        choices=[*WORKLOADS, *SCALES],
+        help=f"this workload only; may be repeated: {', '.join((*WORKLOADS, *SCALES))}",
+    )
+    what.add_argument(
+        "--scale",
+        action="store_true",
+        help="also what grows: connections on a link, threads, message sizes, links",
     )
     what.add_argument(
         "--subjects",
@@ -152,6 +162,9 @@ def _list() -> None:
     print("workloads:")
     for workload in WORKLOADS.values():
         print(f"  {workload.name:<18} {workload.what}")
+    print("\nwhat grows, with --scale:")
+    for scale in SCALES.values():
+        print(f"  {scale.name:<18} {scale.title}: {scale.what}")
     print("\nsubjects:")
     for subject in all_subjects().values():
         print(f"  {subject.name:<18} {subject.summary} ({subject.chosen.value})")
@@ -169,6 +182,13 @@ def _plan(arguments: argparse.Namespace, subjects: Sequence[Subject]) -> Plan:
         sweep_sizes=() if arguments.no_sweep or arguments.only else plan.sweep_sizes,
         sweep_seconds=plan.sweep_seconds,
     )
+
+
+def _scale_plan(arguments: argparse.Namespace) -> ScalePlan:
+    plan = QUICK_SCALE if arguments.quick else FULL_SCALE
+    seconds = arguments.round_seconds or plan.measure_seconds
+    most = arguments.most_seconds or plan.most_seconds
+    return ScalePlan(arguments.quick, seconds, most)
 
 
 def _write(report: Report, arguments: argparse.Namespace) -> None:
@@ -200,12 +220,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.free_placement:
         leave_to_the_kernel()
     subjects = _choose(arguments, parser)
-    workloads = [WORKLOADS[name] for name in dict.fromkeys(arguments.only or WORKLOADS)]
+    only = arguments.only or list(WORKLOADS)
+    workloads = [WORKLOADS[name] for name in dict.fromkeys(only) if name in WORKLOADS]
+    scales = [each for each in SCALES.values() if arguments.scale or each.name in only]
     watcher = new_watcher(arguments.verbose)
     report = Report(environment())
     interrupted = False
     try:
-        run(workloads, subjects, _plan(arguments, subjects), report, watcher)
+        if workloads:
+            run(workloads, subjects, _plan(arguments, subjects), report, watcher)
+        run_scales(scales, _scale_plan(arguments), report, watcher, arguments.subjects)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -215,4 +239,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted:
         print("interrupted: the report has what was finished", file=sys.stderr)
         return 130
-    return 0 if report.results else 1
+    return 0 if report.results or report.scale else 1

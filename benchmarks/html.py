@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import charts, text
 from benchmarks.live import REFERENCE
 from benchmarks.report import Report, Result
+from benchmarks.scale.definitions import SCALES
 from benchmarks.subjects import all_subjects
 from benchmarks.workloads import WORKLOADS
 
@@ -187,6 +188,20 @@ def _card(*content: str) -> str:
     return f'<div class="card">{"".join(content)}</div>'
 
 
+def _growth(report: Report) -> list[str]:
+    """What grows: a section for each."""
+    # Late: not every report has it.
+    from benchmarks.scale.charts import growth
+
+    sections = []
+    for name in dict.fromkeys(point.workload for point in report.scale):
+        points = [point for point in report.scale if point.workload == name]
+        subjects = list(dict.fromkeys(point.subject for point in points))
+        card = _card(_legend(subjects), growth(SCALES[name], points))
+        sections.append(_section(escape(SCALES[name].title), _code(SCALES[name].what), card))
+    return sections
+
+
 def _sections(report: Report) -> list[str]:
     sections = []
     if ours := _ours(report):
@@ -204,8 +219,9 @@ def _sections(report: Report) -> list[str]:
         swept = list(dict.fromkeys(point.subject for point in report.sweep))
         card = _card(_legend(swept), drawn)
         sections.append(_section("Throughput over message size", lead, card))
-    tables = (_table(report, name) for name in report.workloads())
-    sections.append(_section("All figures", "", *tables))
+    sections.extend(_growth(report))
+    if tables := [_table(report, name) for name in report.workloads()]:
+        sections.append(_section("All figures", "", *tables))
     sections.append(_section("How to read it", "", _READING))
     sections.append(_section("How it was measured", "", _METHOD))
     sections.append(_section("Who is who", "", _who(report)))

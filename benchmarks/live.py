@@ -23,6 +23,7 @@ from benchmarks.report import (
     result_of,
 )
 from benchmarks.runner import Progress
+from benchmarks.scale.definitions import Scale, ScalePoint
 from benchmarks.subjects import all_subjects
 
 WIDE = 96
@@ -154,6 +155,10 @@ class Tables:
         """One line."""
         self.console.print(_sweep_line(point), highlight=False)
 
+    def scaled(self, scale: Scale, points: Sequence[ScalePoint]) -> None:
+        """One line."""
+        self.console.print(_scale_line(scale, points), highlight=False)
+
     def close(self) -> None:
         """Gives the terminal back after an interrupt."""
         if self.live is not None:
@@ -214,6 +219,10 @@ class Lines:
         """A line."""
         print(_sweep_line(point), flush=True)
 
+    def scaled(self, scale: Scale, points: Sequence[ScalePoint]) -> None:
+        """A line."""
+        print(_scale_line(scale, points), flush=True)
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -231,6 +240,12 @@ def _sweep_line(point: SweepPoint) -> str:
         f"sweep {text.size(point.size):>8} {point.subject:<10} {text.duration(point.ns_per_op):>10}"
         f" {text.megabytes(point.mb_per_s):>8} MB/s"
     )
+
+
+def _scale_line(scale: Scale, points: Sequence[ScalePoint]) -> str:
+    values = (f"{each.measure} {scale.value_text(each)}" for each in points)
+    at = scale.step_text(points[0].at)
+    return f"{scale.name:<11} {at:>9} {points[0].subject:<8} {', '.join(values)}"
 
 
 def watcher(verbose: bool) -> Tables | Lines:

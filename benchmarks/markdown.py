@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import text
 from benchmarks.report import Ratio, Report
+from benchmarks.scale.definitions import SCALES, Scale
 from benchmarks.subjects import all_subjects
 from benchmarks.workloads import WORKLOADS
 
@@ -63,6 +64,26 @@ def _results(report: Report, workload: str) -> str:
     return _table(header, rows)
 
 
+def _growth(report: Report, scale: Scale) -> str:
+    """A row for each step, a column for each measure of each subject."""
+    points = [point for point in report.scale if point.workload == scale.name]
+    found = {(point.at, point.subject, point.measure): point for point in points}
+    columns = [
+        (subject, measure)
+        for measure in scale.measures
+        for subject in scale.subjects
+        if any((point.subject, point.measure) == (subject, measure.name) for point in points)
+    ]
+    rows = []
+    for at in dict.fromkeys(point.at for point in points):
+        cells = [found.get((at, subject, measure.name)) for subject, measure in columns]
+        values = (text.ABSENT if each is None else scale.value_text(each) for each in cells)
+        rows.append([scale.step_text(at), *values])
+    several = len(scale.subjects) > 1
+    header = (f"{m.title}{f', `{name}`' if several else ''}" for name, m in columns)
+    return _table([scale.axis, *header], rows)
+
+
 def markdown(report: Report) -> str:
     """The whole report."""
     parts = ["# Benchmarks", _environment(report)]
@@ -88,6 +109,9 @@ def markdown(report: Report) -> str:
             cells = [text.ABSENT if rate is None else text.megabytes(rate) for rate in found]
             rows.append([text.size(size), *cells])
         parts.append(_table(["message", *(f"`{subject}`" for subject in subjects)], rows))
+    for name in dict.fromkeys(point.workload for point in report.scale):
+        scale = SCALES[name]
+        parts += [f"## `{name}`: {scale.title}", scale.what, _growth(report, scale)]
     parts.append("## Who is who")
     measured = dict.fromkeys(result.subject for result in report.results)
     parts.append("\n".join(f"- `{name}`: {all_subjects()[name].summary}" for name in measured))

@@ -8,7 +8,9 @@ once, and a library with threads of its own may use what cores there are.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from benchmarks.workloads import Kind
 
@@ -35,3 +37,15 @@ def stand_apart(role: str, kind: Kind) -> None:
     if len(cores) > 1:
         half = len(cores) // 2
         os.sched_setaffinity(0, cores[:half] if role == "client" else cores[half:])
+
+
+@contextlib.contextmanager
+def apart(role: str) -> Iterator[None]:
+    """Keeps the calling thread to its half of the cores meanwhile, for round trips."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    stand_apart(role, Kind.ROUND_TRIP)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import ROOT
@@ -40,13 +42,19 @@ def _last_words(output: str) -> str:
 class Child:
     """One process, which answers JSON lines with JSON lines."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        module: str = "benchmarks.child",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.role = arguments[0]
         # A file and not a pipe: nobody has to read it for the process to go on.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `end`)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
+            env=None if environment is None else {**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -131,18 +139,36 @@ class Child:
 
 
 class Pair:
-    """A subject's server and its client, the one that is timed."""
+    """A subject's server and its client, the one that is timed.
 
-    def __init__(self, subject: str, workload: str) -> None:
+    `module` is what runs in both processes, `environment` what they find in theirs besides ours.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        workload: str,
+        module: str = "benchmarks.child",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.subject = subject
         self.workload = workload
-        self.server = Child("server", subject, workload)
+        self.module = module
+        self.environment = environment
+        self.server = self._child("server")
         self.client: Child | None = None
+
+    def _child(self, role: str, *more: str) -> Child:
+        return Child(
+            *(role, self.subject, self.workload, *more),
+            module=self.module,
+            environment=self.environment,
+        )
 
     def connect(self, seconds: float = START_SECONDS) -> None:
         """Starts the client once the server has its port. Call `ready` next."""
         port = self.server.answer(seconds)["port"]
-        self.client = Child("client", self.subject, self.workload, str(port))
+        self.client = self._child("client", str(port))
 
     def ready(self, seconds: float = START_SECONDS) -> None:
         """Waits until the client is connected."""

@@ -6,13 +6,15 @@
      "ratios": [{"workload", "subject", "versus", "median", "min", "max"}],
      "distributions": [{"workload", "subject", "density": [[ns, share], ...]}],
      "sweep": [{"subject", "size", "ns_per_op", "mb_per_s"}],
+     "scale": [{"workload", "subject", "at", "measure", "value"}],
      "left_out": [{"workload", "subject", "why"}]}
 
 The first three are what other programs read. Sizes are in bytes, MB are 10^6 bytes, counted once
 per operation (a round trip carries its message twice). `p50_ns` and `p99_ns` are of single round
 trips, or one way of blocks of 1024 messages, divided by their number. A ratio is
 ns_per_op(subject) / ns_per_op(versus) of two runs that followed each other: less than 1 is faster.
-What was not measured is null.
+What was not measured is null. `scale` (with --scale) has a value for each measure of
+`scale/definitions.py` at each step: ns, bytes, a rate per second or MB/s.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.scale.definitions import ScalePoint
 from benchmarks.subjects import all_subjects
 from benchmarks.subjects.base import Chosen
 from benchmarks.timing import Histogram
@@ -95,6 +98,7 @@ class Report:
     ratios: list[Ratio] = field(default_factory=list)
     distributions: list[dict[str, Any]] = field(default_factory=list)
     sweep: list[SweepPoint] = field(default_factory=list)
+    scale: list[ScalePoint] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def add(self, workload: Workload, measured: list[Rounds]) -> list[Result]:
@@ -156,6 +160,7 @@ class Report:
                 "ratios": [_rounded(asdict(each)) for each in self.ratios],
                 "distributions": self.distributions,
                 "sweep": [_rounded(asdict(each)) for each in self.sweep],
+                "scale": [_rounded(asdict(each)) for each in self.scale],
                 "left_out": [asdict(each) for each in self.left_out],
             },
             indent=1,
@@ -171,6 +176,7 @@ class Report:
             ratios=[Ratio(**each) for each in data["ratios"]],
             distributions=data.get("distributions", []),
             sweep=[SweepPoint(**each) for each in data.get("sweep", [])],
+            scale=[ScalePoint(**each) for each in data.get("scale", [])],
             left_out=[LeftOut(**each) for each in data.get("left_out", [])],
         )
 

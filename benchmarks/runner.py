@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from benchmarks.processes import START_SECONDS, ChildFailed, Pair
 from benchmarks.report import LeftOut, Report, Rounds, SweepPoint
+from benchmarks.scale.definitions import Scale, ScalePoint
 from benchmarks.subjects.base import Subject
 from benchmarks.timing import Histogram
 from benchmarks.workloads import Workload, sweep_workload
@@ -79,6 +80,9 @@ class Watcher(Protocol):
 
     def sweeping(self, point: SweepPoint) -> None:
         """One more point of the sweep."""
+
+    def scaled(self, scale: Scale, points: Sequence[ScalePoint]) -> None:
+        """One more step of what grows: all that was measured there of one subject."""
 
 
 class Deadline:

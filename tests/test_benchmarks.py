@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ PEERS = [
     "uvloop_streams",
     "websockets",
 ]
+SCALES = ["connections", "threads", "sizes", "links"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,6 +186,43 @@ class TestTicks:
         assert run.latencies.bins.total() == 4
 
 
+class TestScale:
+    def test_time_for_a_message_is_that_of_whole_runs(self):
+        from benchmarks.scale.measuring import ns_per_message
+
+        counts = []
+
+        def run(count):
+            counts.append(count)
+            time.sleep(count * 1e-5)
+
+        found = ns_per_message(run, 0.06, first=100)
+        assert 10_000 <= found < 30_000
+        assert all(count % 100 == 0 for count in counts)
+        assert counts[-1] == counts[-2] == counts[-3]
+
+    def test_points_are_shown_with_their_unit(self):
+        from benchmarks.scale.definitions import SCALES as DEFINED
+        from benchmarks.scale.definitions import ScalePoint
+
+        sizes, connections = DEFINED["sizes"], DEFINED["connections"]
+        assert sizes.step_text(1 << 20) == "1 MiB"
+        assert connections.step_text(100_000) == "100,000"
+        point = ScalePoint("sizes", "tcpconn", 1, "throughput", 12.34)
+        assert sizes.value_text(point) == "12.3 MB/s"
+        point = ScalePoint("connections", "tcpconn", 1, "client_memory", 620)
+        assert connections.value_text(point) == "620 B"
+
+    def test_memory_is_counted_in_bytes(self):
+        from benchmarks.scale.measuring import memory
+
+        if not (before := memory()):
+            pytest.skip("not known on this system")
+        kept = bytearray(b"x" * (64 << 20))
+        assert (64 << 20) <= memory() - before < (80 << 20)
+        del kept
+
+
 @pytest.fixture(scope="module")
 def counter():
     """The compiled allocation counter."""
@@ -272,6 +311,15 @@ class TestRegistry:
         Absent.needs = ("json",)
         assert Absent().missing() is None
 
+    def test_has_the_documented_scales(self):
+        from benchmarks.scale.definitions import SCALES as DEFINED
+
+        assert list(DEFINED) == SCALES
+        assert (DEFINED["connections"].steps[0], DEFINED["connections"].steps[-1]) == (1, 100_000)
+        assert (DEFINED["threads"].steps[0], DEFINED["threads"].steps[-1]) == (1, 16)
+        assert (DEFINED["sizes"].steps[0], DEFINED["sizes"].steps[-1]) == (1, 256 << 20)
+        assert (DEFINED["links"].steps[0], DEFINED["links"].steps[-1]) == (1, 1000)
+
     def test_each_subject_has_a_colour_of_its_own(self):
         pytest.importorskip("matplotlib")
         from benchmarks.charts import colour_variable
@@ -341,6 +389,27 @@ class TestCommand:
         data = json.loads(json_file.read_text())
         assert data["left_out"] == []
         assert [row["workload"] for row in data["results"]] == workloads
+
+    def test_what_grows_is_in_its_reports(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "markdown", "html")}
+        done = _harness(
+            *("--quick", "--round-seconds", "0.01"),
+            *(part for name in SCALES for part in ("--only", name)),
+            *(part for kind, path in files.items() for part in (f"--{kind}", str(path))),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        data = json.loads(files["json"].read_text())
+        assert data["left_out"] == []
+        from benchmarks.scale.definitions import SCALES as DEFINED
+
+        for name, scale in DEFINED.items():
+            points = [point for point in data["scale"] if point["workload"] == name]
+            assert {point["at"] for point in points} == set(scale.quick_steps)
+            assert {point["subject"] for point in points} == set(scale.subjects)
+            assert all(point["value"] > 0 for point in points)
+            assert f"`{name}`" in files["markdown"].read_text()
+            assert f'aria-label="{scale.title}' in files["html"].read_text()
 
     def test_says_who_is_not_known(self):
         done = _harness("--subjects", "carrier_pigeon")

@@ -72,7 +72,7 @@ def serve_one_way(sock: socket.socket) -> None:
     while len(request := receive_exactly(sock, _REQUEST.size)) == _REQUEST.size:
         direction, count, size = _REQUEST.unpack(request)
         if direction == _SENDS:
-            take = _taker(sock, size)
+            take = taker(sock, size)
             sock.sendall(_READY)
             take(count)
             sock.sendall(_DONE)
@@ -80,7 +80,7 @@ def serve_one_way(sock: socket.socket) -> None:
             _send_all(sock, count, size)
 
 
-def _taker(sock: socket.socket, size: int) -> Callable[[int], object]:
+def taker(sock: socket.socket, size: int) -> Callable[[int], object]:
     """A function that receives so many messages, with its buffers in place."""
     try:
         limit = compiled.load("_limit")

@@ -28,6 +28,8 @@ from benchmarks.workloads import Kind, Workload
 _REQUEST = struct.Struct(">BQI")
 _SENDS, _RECEIVES = 1, 2
 _READY, _DONE = b"r", b"d"
+SIZES = {"max_message_size": 256 << 20}
+"""Options where messages get larger than a receiver takes by default."""
 BUSY_POLL = 0.001
 """Seconds, the same as `limit` polls."""
 
@@ -169,7 +171,7 @@ class Tcpconn(Subject):
         """One connection after the other: there is one client."""
         import tcpconn
 
-        with tcpconn.listen((HOST, 0), **self.options) as listener:
+        with tcpconn.listen((HOST, 0), **self.options_for(workload)) as listener:
             announce(int(listener.address.rpartition(":")[2]))
             for connection in listener:
                 with connection, contextlib.suppress(ConnectionError):
@@ -183,7 +185,12 @@ class Tcpconn(Subject):
             Kind.SEND: Sends,
             Kind.RECEIVE: Receives,
         }
-        return kinds[workload.kind](f"{HOST}:{port}", payload_of(workload), self.options)
+        options = self.options_for(workload)
+        return kinds[workload.kind](f"{HOST}:{port}", payload_of(workload), options)
+
+    def options_for(self, workload: Workload) -> dict[str, Any]:
+        """On both sides."""
+        return {**self.options, **SIZES} if workload.name == "sizes" else self.options
 
 
 SUBJECTS = [

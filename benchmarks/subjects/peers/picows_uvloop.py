@@ -23,7 +23,7 @@ def listener_class() -> Any:
     """The base of all listeners here, which can wait until it may write again."""
     from picows import WSListener
 
-    class Paced(WSListener):  # type: ignore[misc]
+    class Paced(WSListener):
         transport: Any
         may_write: asyncio.Event
 
@@ -212,7 +212,7 @@ class Fresh(Client):
 
         payload, url, binary = self.payload, f"ws://{HOST}:{self.port}/", WSMsgType.BINARY
 
-        class Once(WSListener):  # type: ignore[misc]
+        class Once(WSListener):
             def on_ws_connected(self, transport: Any) -> None:
                 transport.send(binary, payload)
 
