@@ -170,5 +170,6 @@ cdef inline uint8_t* put_u64(uint8_t* p, uint64_t value) noexcept nogil:
 
 
 cdef inline uint8_t* put_bytes(uint8_t* p, const void* data, size_t length) noexcept nogil:
-    memcpy(p, data, length)
+    if length > 0:              # C does not allow memcpy from NULL, not even of nothing
+        memcpy(p, data, length)
     return p + length
