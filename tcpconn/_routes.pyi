@@ -1,0 +1,1 @@
+"""Connection records. Nothing here is visible to Python: see `_routes.pxd`."""

@@ -1,0 +1,1 @@
+"""Who cuts the next chunk. Nothing here is visible to Python: see `_schedule.pxd`."""
