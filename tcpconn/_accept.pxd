@@ -19,6 +19,7 @@ cdef class AcceptQueue(Acceptor):
     cdef Sleeper* sleepers
     cdef bint closed
     cdef object ended           # engines whose link is gone, but not what came over it
+    cdef bint has_ended         # `ended` is not empty
 
     cdef void push(self, Engine engine) noexcept nogil
     cdef void wake_one(self) noexcept nogil

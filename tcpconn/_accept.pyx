@@ -16,6 +16,7 @@ from tcpconn._sync cimport (
 from collections import deque
 
 from tcpconn._endpoint import accept_endpoint
+from tcpconn.errors import TcpconnError
 
 
 cdef extern from "pythread.h" nogil:
@@ -105,6 +106,7 @@ cdef class AcceptQueue(Acceptor):
         if engine.s.accept_first is not NULL and not self.closed:
             self.ended.append(engine)
             tc_mutex_lock(&self.mutex)
+            self.has_ended = True
             self.wake_one()
             tc_mutex_unlock(&self.mutex)
 
@@ -126,10 +128,16 @@ cdef class AcceptQueue(Acceptor):
                         break
                     engine = self.ended[0]
                 endpoint = self.take(kind, engine)
+                if self.ended and engine is self.ended[0]:
+                    tc_mutex_lock(&self.mutex)
+                    if endpoint is None:
+                        self.ended.popleft()
+                        self.has_ended = len(self.ended) > 0
+                    if self.has_ended:
+                        self.wake_one()     # there may be more of it
+                    tc_mutex_unlock(&self.mutex)
                 if endpoint is not None:
                     return endpoint
-                if self.ended and engine is self.ended[0]:
-                    self.ended.popleft()
             if self.closed:
                 return None
             microseconds = -1
@@ -147,7 +155,7 @@ cdef class AcceptQueue(Acceptor):
         """One connection of an engine that was in the line; it lines up again if it has more."""
         try:
             endpoint = accept_endpoint(kind, engine, 0)
-        except ConnectionError:
+        except TcpconnError:
             return None                 # gone, and nothing left of it
         if endpoint is not None and engine.s.accept_first is not NULL and not engine.released:
             self.notify(engine)
@@ -162,7 +170,7 @@ cdef class AcceptQueue(Acceptor):
         sleeper.parker = PyThread_allocate_lock()
         PyThread_acquire_lock(sleeper.parker, 0)
         tc_mutex_lock(&self.mutex)
-        if self.first is not NULL or self.closed:
+        if self.first is not NULL or self.has_ended or self.closed:
             tc_mutex_unlock(&self.mutex)
             PyThread_free_lock(sleeper.parker)
             return False
@@ -176,7 +184,9 @@ cdef class AcceptQueue(Acceptor):
             at = &at[0].next
         if at[0] is &sleeper:
             at[0] = sleeper.next
-        elif not self.closed and self.first is not NULL and status == PY_LOCK_INTR:
+        elif (
+            not self.closed and (self.first is not NULL or self.has_ended) and status == PY_LOCK_INTR
+        ):
             self.wake_one()             # woken, but called away: another one goes
         tc_mutex_unlock(&self.mutex)
         PyThread_free_lock(sleeper.parker)
