@@ -52,6 +52,9 @@ class Engine:
     def set_idle_timeout(self, seconds: float) -> None:
         """Closes the link after so many seconds without connections."""
 
+    def poll(self) -> None:
+        """Takes in what has come, unless somebody is at it anyway."""
+
     def ping(self, timeout: float | None = None) -> float:
         """A round trip through the peer's session, in seconds, smoothed. Raises `Timeout`, or the
         end.

@@ -690,8 +690,8 @@ cdef class Engine:
         if at != 0 and (next_at == 0 or at < next_at):
             next_at = at
         self.want = 0
-        if self.owned and self.reading == NOBODY:
-            self.want |= READY_READ
+        if self.owned and self.reading != USER:
+            self.want |= READY_READ     # one who polls is done in a moment, and tells nobody
         if self.blocked and self.reading != USER:
             self.want |= READY_WRITE
         self.unlock()
@@ -805,6 +805,17 @@ cdef class Engine:
         self.idle_ns = max(<uint64_t> 1, <uint64_t> (seconds * 1e9))
         self.due |= DUE_LOOK
         self.unlock()
+
+    def poll(self):
+        """Takes in what has come, unless somebody is at it anyway."""
+        with nogil:
+            self.lock()
+            if self.reading == NOBODY and not self.down:
+                self.reading = KEEPER   # nobody is to wake this thread: it does not wait
+                self.read_once()
+                self.reading = NOBODY
+                self.pass_role()
+            self.unlock()
 
     def ping(self, timeout=None):
         """A round trip through the peer's session, in seconds."""

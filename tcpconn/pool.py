@@ -108,7 +108,7 @@ class ConnectionPool:
             multiplexer = self._choose(place, target, chosen, left)
             try:
                 return multiplexer.open(id, priority=priority)
-            except ConnectionClosed:
+            except (ConnectionError, Timeout):
                 if multiplexer.takes_connections:
                     raise  # the connection is the trouble, not the link
         raise ConnectionClosed(f"{target} closes each link as soon as it is open")
@@ -127,8 +127,11 @@ class ConnectionPool:
             if best is not None and (
                 len(live) >= self._links_per_address or best.connection_count == 0
             ):
-                self._reused += 1
-                return best
+                # That its peer is going away may have come and not been read yet.
+                best.key.poll()
+                if best.takes_connections:
+                    self._reused += 1
+                    return best
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
             multiplexer = Multiplexer(target, timeout=left, **dataclasses.asdict(options))
             multiplexer.let_go_when_idle()
