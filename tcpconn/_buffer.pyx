@@ -10,9 +10,9 @@ for as long as blocks of it are in use.
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from tcpconn._sync cimport (
     tc_atomic_add,
@@ -133,12 +133,43 @@ cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogi
 
     Only for a block with no other user. On failure NULL, and the old block stays as it was.
     """
-    cdef Block* larger = block_acquire(block.pool, capacity)
+    cdef Block* larger
+    cdef size_t offset
+    if block.size_class < 0 and reserve(block.pool, capacity - block.capacity):
+        # The system moves memory of this size by its page tables: nothing is copied.
+        offset = <size_t> (block.data - <uint8_t*> block)
+        larger = <Block*> PyMem_RawRealloc(block, sizeof(Block) + ALIGNMENT + capacity)
+        if larger is NULL:
+            unreserve(block.pool, capacity - block.capacity)
+            return NULL
+        larger.capacity = capacity
+        place_data(larger)
+        if larger.data != <uint8_t*> larger + offset:
+            memmove(larger.data, <uint8_t*> larger + offset, used)
+        return larger
+    larger = block_acquire(block.pool, capacity)
     if larger is NULL:
         return NULL
     memcpy(larger.data, block.data, used)
     block_release(block)
     return larger
+
+
+cdef bint reserve(Pool* pool, size_t more) noexcept nogil:
+    """Counts memory that is about to be allocated. False: it would pass the bound."""
+    cdef bint allowed
+    tc_mutex_lock(&pool.lock)
+    allowed = more <= pool.max_bytes - pool.allocated_bytes
+    if allowed:
+        pool.allocated_bytes += more
+    tc_mutex_unlock(&pool.lock)
+    return allowed
+
+
+cdef void unreserve(Pool* pool, size_t less) noexcept nogil:
+    tc_mutex_lock(&pool.lock)
+    pool.allocated_bytes -= less
+    tc_mutex_unlock(&pool.lock)
 
 
 cdef void block_release(Block* block) noexcept nogil:

@@ -694,6 +694,7 @@ cdef class Engine:
             self.want |= READY_READ     # one who polls is done in a moment, and tells nobody
         if self.blocked and self.reading != USER:
             self.want |= READY_WRITE
+        self.due &= ~DUE_LOOK       # this is the look
         self.unlock()
         return next_at
 
