@@ -70,8 +70,9 @@ cdef class Lease:
     cdef Block* block
     cdef uint8_t* data
     cdef Py_ssize_t length
-    cdef int32_t holds          # atomic: 1 until released, and one for each exported view
-    cdef int32_t released       # atomic
+    # Guarded by the GIL or, without one, by the object's own lock:
+    cdef Py_ssize_t holds       # 1 until released, and one for each exported view
+    cdef bint is_released
 
     cdef void take_over(self, Block* block, uint8_t* data, size_t length) noexcept
     cdef void drop(self) noexcept

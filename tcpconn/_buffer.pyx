@@ -16,7 +16,6 @@ from libc.string cimport memcpy, memmove
 
 from tcpconn._sync cimport (
     tc_atomic_add,
-    tc_atomic_get,
     tc_mutex_destroy,
     tc_mutex_init,
     tc_mutex_lock,
@@ -348,7 +347,8 @@ cdef class Lease:
 
     cdef void drop(self) noexcept:
         cdef Block* block
-        if tc_atomic_add(&self.holds, -1) == 0:
+        self.holds -= 1
+        if self.holds == 0:
             block = self.block
             self.block = NULL
             self.data = NULL
@@ -357,12 +357,14 @@ cdef class Lease:
 
     def release(self):
         """Gives the memory back, now or with the last view on it. Calling it again does nothing."""
-        if tc_atomic_add(&self.released, 1) == 1:
-            self.drop()
+        with cython.critical_section(self):
+            if not self.is_released:
+                self.is_released = True
+                self.drop()
 
     @property
     def released(self):
-        return tc_atomic_get(&self.released) != 0
+        return bool(self.is_released)
 
     def __len__(self):
         return self.length
@@ -377,19 +379,20 @@ cdef class Lease:
         self.release()
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        if tc_atomic_get(&self.released) != 0:
-            buffer.obj = None
-            raise ValueError("this lease has been released; take the view before that")
+        cdef uint8_t* data
         if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("a lease is read-only; copy it to change it")
-        PyBuffer_FillInfo(
-            buffer, self, self.data if self.data is not NULL else <uint8_t*> &_nothing, self.length,
-            1, flags
-        )
-        tc_atomic_add(&self.holds, 1)
+        # To look whether it is released and to take hold of it is one thing.
+        with cython.critical_section(self):
+            if self.is_released:
+                raise ValueError("this lease has been released; take the view before that")
+            data = self.data if self.data is not NULL else <uint8_t*> &_nothing
+            PyBuffer_FillInfo(buffer, self, data, self.length, 1, flags)
+            self.holds += 1
 
     def __releasebuffer__(self, Py_buffer* buffer):
-        self.drop()
+        with cython.critical_section(self):
+            self.drop()
 
     def __dealloc__(self):
         # No view can be left: each holds a reference to this object.
