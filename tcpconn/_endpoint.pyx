@@ -799,7 +799,9 @@ cdef class Endpoint:
         if self.closed_here or not self.conn.attached:
             return "closed"
         if engine.is_down:
-            return "lost" if engine.s.fault_is_loss else "ended"
+            if engine.s.fault_is_loss and not (engine.closed_here or engine.s.goaway_received):
+                return "lost"
+            return "ended"
         if self.conn.in_state == ROUTE_ENDED:
             return "finished by peer" if self.conn.in_code == 0 else "reset by peer"
         return "open"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tcpconn
-from support import KIB, MIB, PATIENCE, Background, Pair, fill, multiplexer_pair, noise
+from support import KIB, MIB, PATIENCE, Background, Pair, fill, multiplexer_pair, noise, wait_until
 
 Wait = Callable[[tcpconn.Connection], Any]
 
@@ -415,6 +415,12 @@ def test_states(listener: tcpconn.Listener, pool: tcpconn.ConnectionPool) -> Non
         server.receive(PATIENCE)
     assert (client.state, server.state) == ("aborted", "reset by peer")
     server.close()
+    client, server = pool.connect(listener.address), listener.accept(PATIENCE)
+    listener.close()
+    with pytest.raises(tcpconn.ConnectionClosed):
+        client.receive(PATIENCE)
+    wait_until(lambda: client.closed, "the link stayed")
+    assert (client.state, server.state) == ("ended", "closed")
 
 
 def test_a_lost_link(link: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
@@ -14,11 +12,9 @@ from support import PATIENCE, Background, tcp_pair, wait_until
 
 
 @pytest.fixture
-def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Connected sockets: the client's and the server's."""
-    client, server = tcp_pair()
-    with closing(client), closing(server):
-        yield client, server
+def sockets() -> tuple[socket.socket, socket.socket]:
+    """Connected sockets: the client's and the server's. Whom the test gives them to closes them."""
+    return tcp_pair()
 
 
 def test_many_connections_named_on_both_sides_before_anything_was_said(
