@@ -20,6 +20,7 @@ ORDER = [
     ["_state"],
     ["_routes"],
     ["_send"],
+    ["_control"],
     ["_receive"],
     ["_session"],
     ["_engine"],
