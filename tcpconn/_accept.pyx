@@ -185,7 +185,8 @@ cdef class AcceptQueue(Acceptor):
         if at[0] is &sleeper:
             at[0] = sleeper.next
         elif (
-            not self.closed and (self.first is not NULL or self.has_ended) and status == PY_LOCK_INTR
+            status == PY_LOCK_INTR and not self.closed
+            and (self.first is not NULL or self.has_ended)
         ):
             self.wake_one()             # woken, but called away: another one goes
         tc_mutex_unlock(&self.mutex)

@@ -1,7 +1,7 @@
 """Frames that carry no message: the handshake, routes, credit, acks, PING and GOAWAY.
 
-Each function is called with the session's lock held and a payload whose length the header's rules allow. What a
-peer does wrong becomes the session's fault: then they return -1, else 0.
+Each function is called with the session's lock held and a payload whose length the header's rules
+allow. What a peer does wrong becomes the session's fault: then they return -1, else 0.
 """
 
 from libc.string cimport memcmp, memcpy

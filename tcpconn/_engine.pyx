@@ -217,8 +217,10 @@ cdef class Engine:
         return False
 
     cdef void send_later(self) noexcept nogil:
-        """Something was queued that is to go along with what follows: an OPEN before the first message, the end of
-        one connection before the beginning of the next. If nothing follows, the flusher writes it."""
+        """Something was queued that is to go along with what follows: an OPEN before the first
+        message, the end of one connection before the beginning of the next. If nothing follows, the
+        flusher writes it.
+        """
         self.sent_at = tc_now()
         if not self.watched:
             self.watched = True

@@ -1,4 +1,5 @@
-"""The receiving half of a session: blocks, frames, messages. Every function here is called with the session's lock held.
+"""The receiving half of a session: blocks, frames, messages. Every function here is called with the
+session's lock held.
 
 Reads go into a receive block; whole small messages stay where they lie in it, unread, without a
 copy. The payload of a larger frame comes straight to its destination: a block of its own, or the
