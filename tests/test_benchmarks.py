@@ -223,6 +223,134 @@ class TestScale:
         del kept
 
 
+CALLGRIND = """\
+# callgrind format
+positions: line
+events: Ir
+summary: 1000
+
+ob=(1) /x/tcpconn/_session.cpython-311-x86_64-linux-gnu.so
+fl=(2) session.c
+fn=(3) __pyx_pw_7tcpconn_8_session_7Session_9send
+10 40
++2 60
+cob=(4) /lib/libc.so.6
+cfi=(5) malloc.c
+cfn=(6) malloc
+calls=7 20
+11 300
+
+ob=(4)
+fn=(6)
+20 300
+fn=(7) memcpy
+* 500
+
+ob=(1)
+fn=(3)
+-3 100
+"""
+
+
+class TestCallgrind:
+    def test_reads_what_each_function_executed_itself(self):
+        from benchmarks.callgrind import Function, read
+
+        counts = read(CALLGRIND.splitlines())
+        libc = "/lib/libc.so.6"
+        session = "/x/tcpconn/_session.cpython-311-x86_64-linux-gnu.so"
+        assert counts == {
+            Function(session, "__pyx_pw_7tcpconn_8_session_7Session_9send"): 200,
+            Function(libc, "malloc"): 300,
+            Function(libc, "memcpy"): 500,
+        }
+        assert [each.ours for each in counts] == [True, False, False]
+        assert [each.of_libc for each in counts] == [False, True, True]
+
+    @pytest.mark.parametrize(
+        ("name", "readable"),
+        [
+            ("__pyx_pw_7tcpconn_8_session_7Session_9send", "_session.Session.send"),
+            ("__pyx_f_7tcpconn_7_engine_6Engine_pump", "_engine.Engine.pump"),
+            ("__pyx_f_7tcpconn_5_send_send_direct", "_send.send_direct"),
+            ("__pyx_f_7tcpconn_7_buffer_block_release.part.0", "_buffer.block_release.part.0"),
+            ("__pyx_pw_7tcpconn_6_frame_1encode", "_frame.encode"),
+            ("malloc", "malloc"),
+        ],
+    )
+    def test_names_functions_as_the_source_does(self, name, readable):
+        from benchmarks import callgrind
+
+        assert callgrind.readable(name) == readable
+
+    def test_says_when_there_is_no_valgrind(self, monkeypatch, capsys):
+        from benchmarks import cost
+
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert cost.main([]) == 2
+        assert "valgrind is not installed" in capsys.readouterr().err
+
+
+class TestCost:
+    def _counted(self, *regions):
+        from collections import Counter
+
+        from benchmarks.callgrind import Function
+        from benchmarks.cost import costs_of
+        from benchmarks.hot_paths import Region
+
+        ours = Function("/x/tcpconn/_send.so", "__pyx_f_7tcpconn_5_send_prepare")
+        libc = Function("/lib/libc.so.6", "memcpy")
+        return costs_of(
+            [
+                (Region(path, operations, str), Counter({ours: cost, libc: 10 * operations}))
+                for path, operations, cost in regions
+            ]
+        )
+
+    def test_is_the_difference_of_n_and_2_n(self):
+        counted = self._counted(("", 20, 7), ("p", 10, 1500), ("p", 20, 2500))
+        assert list(counted) == ["p"]
+        assert (counted["p"].ours, counted["p"].libc) == (100, 10)
+        assert counted["p"].functions == {"_send.prepare": 100}
+
+    def test_is_the_round_in_the_middle(self):
+        counted = self._counted(*(("p", 10, cost) for cost in (1000, 9000, 1100, 1020, 1010)))
+        assert counted["p"].ours == 102
+
+    def test_more_is_told_with_what_has_changed(self):
+        from benchmarks.cost import Cost, compare
+
+        recorded = {"send": Cost(100, 10, {"f": 60, "g": 40}), "receive": Cost(50, 10, {})}
+        counted = {"send": Cost(110, 10, {"f": 60, "g": 48, "h": 2}), "receive": Cost(50, 9, {})}
+        lines, good = compare(recorded, counted)
+        assert not good
+        assert "+10.0%, more than is allowed" in lines[1]
+        assert [line.strip() for line in lines[2:4]] == ["+8.0 g", "+2.0 h"]
+        assert "allowed" not in lines[4]
+
+    def test_within_the_tolerance_or_less_is_good(self):
+        from benchmarks.cost import Cost, compare
+
+        recorded = {"session: send": Cost(100, 0, {}), "send": Cost(100, 0, {})}
+        assert compare(recorded, {"session: send": Cost(100.9, 0), "send": Cost(103.9, 0)})[1]
+        lines, good = compare(recorded, {"session: send": Cost(98, 0), "send": Cost(90, 0)})
+        assert good
+        assert "less" in lines[1]
+        # A path that is not counted any more has to be taken out of the record on purpose.
+        assert not compare(recorded, {"send": Cost(100, 0)})[1]
+
+    def test_paths_are_planned_as_they_are_run(self):
+        from benchmarks import hot_paths
+
+        planned = hot_paths.plan()
+        assert planned[::2] == [None] * (len(planned) // 2)
+        paths = {region.path for region in planned[1::2] if region.path}
+        assert {"send 1 KiB", "receive 1 KiB", "session: a chunk of 64 KiB"} <= paths
+        recorded = json.loads((ROOT / "benchmarks" / "cost.json").read_text())
+        assert set(recorded["costs"]) == paths
+
+
 @pytest.fixture(scope="module")
 def counter():
     """The compiled allocation counter."""
