@@ -1,90 +1,15 @@
 """The compiled half of a connection."""
 
-from collections.abc import Iterable
 from typing import TypeVar
 from uuid import UUID
 
-from typing_extensions import Buffer
-
-from tcpconn._buffer import Lease
 from tcpconn._engine import Engine
-from tcpconn._frame import CODE_NAMES as CODE_NAMES
+from tcpconn._sending import Sending
 
 _Kind = TypeVar("_Kind", bound=Endpoint)
 
-class Endpoint:
+class Endpoint(Sending):
     """Base of `Connection`, which says what holds for all of its methods."""
-
-    @property
-    def engine(self) -> Engine:
-        """What drives the link."""
-
-    def send(self, data: Buffer, timeout: float | None = None) -> None:
-        """Sends one message: bytes, or anything else with a C-contiguous buffer.
-
-        Returns when the message is queued, whole; `flush` waits until the peer has it. Waits while
-        the peer does not read what was sent before, or the link is slower than the sender. `data`
-        may be changed as soon as this returns.
-
-        Raises `Timeout` when there was no room in time: nothing was sent, send it again if you
-        like. `MessageTooLarge` and `NotABuffer`: nothing was sent either, and the connection works
-        on. `ConnectionClosed` when it is closed here, or by the peer, so that nobody would read the
-        message; `ConnectionReset`, `LinkLost` or `ProtocolError` when it ended in another way.
-        """
-
-    def send_parts(self, buffers: Iterable[Buffer], timeout: float | None = None) -> None:
-        """Sends one message that is made of several buffers, without joining them first.
-
-        The peer receives their bytes in a row. No buffers make an empty message. Everything else is
-        as in `send`.
-        """
-
-    def send_many(self, messages: Iterable[Buffer], timeout: float | None = None) -> int:
-        """Sends each of `messages` as `send` does, in as few writes as can be. Returns how many.
-
-        What came first may wait for what comes last: an iterator should not take its time.
-        `timeout` is for each message. When it raises, as `send` does, the messages before the one
-        in question are sent, that one and those behind it are not.
-        """
-
-    def receive(self, timeout: float | None = None) -> bytes:
-        """The next message. Waits for it.
-
-        What arrived before the peer closed the connection, or before the link broke, is handed out
-        first. Then raises `ConnectionClosed` when the peer has closed it, so that there will be no
-        more messages, or when it was closed here; `ConnectionReset`, `LinkLost` or `ProtocolError`
-        when it ended in another way. Raises `Timeout` when there was no message in time: nothing is
-        lost, call it again.
-        """
-
-    def receive_into(self, buffer: Buffer, timeout: float | None = None) -> int:
-        """Receives the next message into a writable, C-contiguous buffer. Returns its size.
-
-        A large message comes straight from the socket if nothing else was waiting. The buffer
-        behind the message, or all of it when this raises, has undefined contents.
-
-        Raises `BufferTooSmall` (its `size` says what is needed): the message stays the next one,
-        receive it in another way. `NotABuffer` for one that cannot be written to. Else as
-        `receive`.
-        """
-
-    def receive_view(self, timeout: float | None = None) -> Lease:
-        """The next message where it lies, without a copy: a `Lease`, to be released after use.
-
-            with connection.receive_view() as lease, memoryview(lease) as view:
-                ...
-
-        A lease keeps a block of memory (128 KiB for small messages, which share it) in use until it
-        and all views on it are released. For small messages `receive` is faster. Raises what
-        `receive` raises.
-        """
-
-    def receive_many(self, limit: int | None = None, timeout: float | None = None) -> list[bytes]:
-        """Waits for a message, and returns it with those that are there already: at most `limit`.
-
-        Never returns an empty list. Raises what `receive` raises, or `ValueError` for a `limit`
-        below 1.
-        """
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until the peer has acknowledged all that was sent here before: it has reached the

@@ -24,6 +24,8 @@ ORDER = [
     ["_receive"],
     ["_session"],
     ["_engine"],
+    ["_receiving"],
+    ["_sending"],
     ["_keeper", "_endpoint"],
     ["_accept"],
     ["connection"],

@@ -8,24 +8,30 @@ import pytest
 
 import tcpconn
 from tcpconn._endpoint import Endpoint
+from tcpconn._receiving import Receiving
+from tcpconn._sending import Sending
 
-STUB = Path(tcpconn.__file__).with_name("_endpoint.pyi")
+HALVES = {"_receiving.pyi": Receiving, "_sending.pyi": Sending, "_endpoint.pyi": Endpoint}
 
 
-def documented() -> dict[str, str | None]:
-    """The docstrings of the methods and properties in the stub, by name."""
-    tree = ast.parse(STUB.read_text(encoding="utf-8"))
-    [endpoint] = (node for node in tree.body if isinstance(node, ast.ClassDef))
+def documented(stub: str) -> dict[str, str | None]:
+    """The docstrings of the methods and properties of the class in a stub, by name."""
+    path = Path(tcpconn.__file__).with_name(stub)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    [described] = (node for node in tree.body if isinstance(node, ast.ClassDef))
     return {
         node.name: ast.get_docstring(node)
-        for node in endpoint.body
+        for node in described.body
         if isinstance(node, ast.FunctionDef)
     }
 
 
-@pytest.mark.parametrize("name", [name for name in vars(Endpoint) if not name.startswith("_")])
-def test_documented_alike_in_the_stub_and_in_the_module(name: str) -> None:
-    doc = documented()[name]
+@pytest.mark.parametrize(
+    ("stub", "name"),
+    [(stub, name) for stub, half in HALVES.items() for name in vars(half) if name[0] != "_"],
+)
+def test_documented_alike_in_the_stub_and_in_the_module(stub: str, name: str) -> None:
+    doc = documented(stub)[name]
     assert doc
     if name != "engine":  # not a property of ours, but one that Cython makes
-        assert inspect.getdoc(getattr(Endpoint, name)) == doc
+        assert inspect.getdoc(getattr(HALVES[stub], name)) == doc

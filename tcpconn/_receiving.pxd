@@ -1,0 +1,27 @@
+"""The receiving half of an endpoint, and what both halves share."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from tcpconn._engine cimport Engine
+from tcpconn._state cimport Conn, Message
+
+
+cdef object code_name(int code)
+
+
+cdef class Receiving:
+    cdef readonly Engine engine
+    cdef Conn* conn
+    cdef bint closed_here
+    cdef bint aborted
+    cdef bytes spare            # memory for the next large message, nobody else's
+
+    cdef int check(self) except -1
+    cdef int raise_receive_end(self) except -1
+    cdef Message* next_message(
+        self, object timeout, uint64_t most, uint8_t* place, uint64_t size
+    ) except NULL
+    cdef bint owes_credit(self) noexcept nogil
+    cdef void took(self) noexcept
+    cdef void free_message(self, Message* message)
+    cdef object to_bytes(self, Message* message)

@@ -1,0 +1,332 @@
+"""The receiving half of an endpoint: messages become Python objects.
+
+A message that is queued is taken under the session's lock with the GIL held: it is a matter of a
+copy. Only who has to wait or read lets the GIL go; who then comes back holds no lock.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from tcpconn._buffer cimport Block, Lease
+from tcpconn._engine cimport (
+    NOBODY,
+    WAITED_READY,
+    WAITED_SIGNAL,
+    WAITED_TIMEOUT,
+    WANT_MESSAGE,
+    Engine,
+    Waiter,
+    as_timeout,
+    current_generation,
+)
+from tcpconn._receive cimport take_message
+from tcpconn._routes cimport message_free, reader_starves
+from tcpconn._state cimport *
+from tcpconn._sync cimport tc_atomic_add, tc_now
+from tcpconn._wire cimport *
+
+from tcpconn import errors
+from tcpconn._frame import CODE_NAMES
+
+
+cdef enum:
+    INLINE_ROUNDS = 64
+    COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
+    COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
+    SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
+    SPARE_MOST = 16777216       # a spare is memory held for a guess
+
+
+cdef object code_name(int code):
+    return CODE_NAMES.get(code, str(code))
+
+
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
+cdef class Receiving:
+    """What a connection can receive."""
+
+    cdef int check(self) except -1:
+        if self.engine.generation != current_generation():
+            raise errors.ConnectionClosed(
+                "this connection belongs to the process that forked this one; open a new one here"
+            )
+        if self.engine.s.queue.released is not NULL:
+            self.engine.session.drop_released()
+        return 0
+
+    cdef int raise_receive_end(self) except -1:
+        """Why no message will come. Releases the lock."""
+        cdef Engine engine = self.engine
+        cdef int code = self.conn.in_code
+        cdef int out_code = self.conn.out_code
+        cdef bint ended = self.conn.in_state == ROUTE_ENDED
+        engine.unlock()
+        if self.aborted:
+            raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
+        if self.closed_here:
+            raise errors.ConnectionClosed(f"connection {self.id} was closed here")
+        if ended and code == 0:
+            raise errors.ConnectionClosed(
+                f"the peer has finished connection {self.id}: no more messages"
+            )
+        if ended:
+            raise errors.ConnectionReset(
+                f"the peer reset connection {self.id} ({code_name(code)})", code
+            )
+        if out_code != 0 and not (engine.down or engine.s.phase == PHASE_CLOSED):
+            raise errors.ConnectionReset(
+                f"the peer refused connection {self.id} ({code_name(out_code)})", out_code
+            )
+        raise engine.ended_error()
+
+    cdef Message* next_message(
+        self, object timeout, uint64_t most, uint8_t* place, uint64_t size
+    ) except NULL:
+        """Takes the next message, waiting for it. With the GIL; the lock is held, and released.
+
+        Raises `BufferTooSmall` when it has more than `most` bytes. `place`, of `size` bytes, may be
+        used for the message itself, if it is large: its kind is MESSAGE_POSTED then.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Conn* conn = self.conn
+        cdef Message* message
+        cdef Waiter waiter
+        cdef int outcome = WAITED_READY
+        cdef int64_t limit
+        cdef uint64_t deadline = 0
+        cdef uint64_t now
+        try:
+            limit = as_timeout(timeout)
+        except BaseException:
+            engine.unlock()
+            raise
+        while True:
+            message = take_message(s, conn, False, most)
+            if message is not NULL:
+                self.took()
+                return message
+            message = conn.unread_first
+            if message is not NULL and message.length > most:
+                now = message.length
+                engine.unlock()
+                raise errors.BufferTooSmall(now, most)
+            if (
+                conn.in_state == ROUTE_ENDED or not conn.attached
+                or s.phase == PHASE_CLOSED or engine.down
+                or (conn.in_state == ROUTE_IDLE and conn.out_code != 0)
+            ):
+                self.raise_receive_end()
+            if outcome == WAITED_TIMEOUT:
+                engine.unlock()
+                raise errors.Timeout(f"no message on connection {self.id} within {timeout} s")
+            if deadline == 0 and limit >= 0:
+                deadline = tc_now() + <uint64_t> limit
+            with nogil:
+                reader_starves(s, conn)
+                engine.begin_wait(&waiter, conn, WANT_MESSAGE, 0)
+                if place is not NULL and engine.reading == NOBODY and s.posted_by is NULL:
+                    engine.take_role(&waiter)
+                    s.posted_by = conn
+                    s.posted_data = place
+                    s.posted_size = size
+                outcome = engine.wait_for(&waiter, limit)
+                message = NULL
+                if outcome == WAITED_READY:
+                    message = take_message(s, conn, waiter.reader, most)
+                engine.end_wait(&waiter)
+                if message is not NULL and self.owes_credit():
+                    engine.pump(INLINE_ROUNDS)
+                engine.unlock()
+            if message is not NULL:
+                return message
+            if outcome == WAITED_SIGNAL:
+                engine.link.raise_pending()
+            if limit >= 0:
+                now = tc_now()
+                limit = <int64_t> (deadline - now) if now < deadline else 0
+            engine.lock()
+
+    cdef bint owes_credit(self) noexcept nogil:
+        """Whether a message that was taken is worth telling the peer about now."""
+        self.engine.replied = self.conn.unread_count == 0
+        return self.engine.s.credit_urgent
+
+    cdef void took(self) noexcept:
+        """A message was taken. Releases the lock."""
+        if not self.owes_credit():
+            self.engine.unlock()
+            return
+        with nogil:
+            self.engine.pump(INLINE_ROUNDS)
+            self.engine.unlock()
+
+    cdef void free_message(self, Message* message):
+        self.engine.lock()
+        message_free(self.engine.s, message)
+        self.engine.unlock()
+
+    cdef object to_bytes(self, Message* message):
+        """A taken message as bytes; frees it."""
+        cdef Py_ssize_t length = <Py_ssize_t> message.length
+        cdef char* to
+        try:
+            data = PyBytes_FromStringAndSize(NULL, length)
+            to = PyBytes_AS_STRING(data)
+            if length <= COPY_WITH_GIL:
+                memcpy(to, message.data, <size_t> length)
+            else:
+                with nogil:
+                    memcpy(to, message.data, <size_t> length)
+            return data
+        finally:
+            self.free_message(message)
+
+    def receive(self, timeout=None):
+        """The next message. Waits for it.
+
+        What arrived before the peer closed the connection, or before the link broke, is handed out
+        first. Then raises `ConnectionClosed` when the peer has closed it, so that there will be no
+        more messages, or when it was closed here; `ConnectionReset`, `LinkLost` or `ProtocolError`
+        when it ended in another way. Raises `Timeout` when there was no message in time: nothing is
+        lost, call it again.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Conn* conn = self.conn
+        cdef Message* message
+        cdef bytes data
+        cdef bytes spare
+        cdef Py_ssize_t length
+        if engine.generation != current_generation() or s.queue.released is not NULL:
+            self.check()
+        engine.lock()
+        message = conn.unread_first
+        if message is not NULL and message.length <= COPY_LOCKED and message.kind != MESSAGE_POSTED:
+            try:
+                data = PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)
+            except MemoryError:
+                engine.unlock()
+                raise
+            message_free(s, take_message(s, conn, False, COPY_LOCKED))
+            self.took()
+            return data
+        if message is not NULL or conn.last_size < SPARE_LEAST:
+            return self.to_bytes(self.next_message(timeout, size_ceiling(), NULL, 0))
+        # Large messages come here: the next one may go from the socket straight into its bytes.
+        spare = self.spare
+        self.spare = None
+        length = <Py_ssize_t> min(conn.last_size, <uint64_t> SPARE_MOST)
+        if spare is None or PyBytes_GET_SIZE(spare) != length:
+            try:
+                spare = PyBytes_FromStringAndSize(NULL, length)
+            except MemoryError:
+                engine.unlock()
+                raise
+        message = self.next_message(
+            timeout, size_ceiling(), <uint8_t*> PyBytes_AS_STRING(spare), <uint64_t> length
+        )
+        if message.kind != MESSAGE_POSTED:
+            self.spare = spare
+            return self.to_bytes(message)
+        length = <Py_ssize_t> message.length
+        self.free_message(message)
+        return spare if length == PyBytes_GET_SIZE(spare) else spare[:length]
+
+    def receive_into(self, buffer, timeout=None):
+        """Receives the next message into a writable, C-contiguous buffer. Returns its size.
+
+        A large message comes straight from the socket if nothing else was waiting. The buffer
+        behind the message, or all of it when this raises, has undefined contents.
+
+        Raises `BufferTooSmall` (its `size` says what is needed): the message stays the next one,
+        receive it in another way. `NotABuffer` for one that cannot be written to. Else as
+        `receive`.
+        """
+        cdef Py_buffer view
+        cdef Message* message
+        cdef uint64_t length
+        self.check()
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except (BufferError, TypeError) as error:
+            raise errors.NotABuffer(
+                "receive_into needs a writable, C-contiguous buffer, "
+                f"not {type(buffer).__name__}: {error}"
+            ) from None
+        try:
+            self.engine.lock()
+            message = self.next_message(
+                timeout, <uint64_t> view.len, <uint8_t*> view.buf, <uint64_t> view.len
+            )
+            length = message.length
+            if message.kind != MESSAGE_POSTED:
+                if length <= COPY_WITH_GIL:
+                    memcpy(view.buf, message.data, <size_t> length)
+                else:
+                    with nogil:
+                        memcpy(view.buf, message.data, <size_t> length)
+            self.free_message(message)
+            return length
+        finally:
+            PyBuffer_Release(&view)
+
+    def receive_view(self, timeout=None):
+        """The next message where it lies, without a copy: a `Lease`, to be released after use.
+
+            with connection.receive_view() as lease, memoryview(lease) as view:
+                ...
+
+        A lease keeps a block of memory (128 KiB for small messages, which share it) in use until it
+        and all views on it are released. For small messages `receive` is faster. Raises what
+        `receive` raises.
+        """
+        cdef Message* message
+        cdef Lease lease
+        cdef Block* block
+        cdef Engine engine = self.engine
+        self.check()
+        engine.lock()
+        message = self.next_message(timeout, size_ceiling(), NULL, 0)
+        if message.kind == MESSAGE_RAW:
+            # It was moved out of a sparse block: a lease wants one again.
+            lease = engine.session.blocks.acquire(message.length)
+            memcpy(lease.data, message.data, <size_t> message.length)
+            self.free_message(message)
+            return lease
+        lease = Lease.__new__(Lease)
+        block = message.block
+        tc_atomic_add(&block.references, 1)
+        lease.take_over(block, message.data, <size_t> message.length)
+        self.free_message(message)
+        return lease
+
+    def receive_many(self, limit=None, timeout=None):
+        """Waits for a message, and returns it with those that are there already: at most `limit`.
+
+        Never returns an empty list. Raises what `receive` raises, or `ValueError` for a `limit`
+        below 1.
+        """
+        cdef Engine engine = self.engine
+        cdef Message* message
+        cdef Py_ssize_t most = <Py_ssize_t> (<size_t> -1 >> 1)
+        if limit is not None:
+            most = limit
+            if most < 1:
+                raise ValueError(
+                    f"limit={limit}: at least one message is waited for; "
+                    "leave it out for all there are"
+                )
+        messages = [self.receive(timeout)]
+        while len(messages) < most:
+            engine.lock()
+            message = self.conn.unread_first
+            if message is NULL or message.kind == MESSAGE_POSTED:
+                engine.unlock()
+                break
+            message = self.next_message(0, size_ceiling(), NULL, 0)
+            messages.append(self.to_bytes(message))
+        return messages

@@ -1,0 +1,304 @@
+"""The sending half of an endpoint: Python objects become messages.
+
+A message that finds room is put into the send queue under the session's lock with the GIL held: it
+is a matter of a copy. Only who has to wait or write lets the GIL go; who then comes back holds no
+lock.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from tcpconn._engine cimport (
+    WAITED_SIGNAL,
+    WAITED_TIMEOUT,
+    WANT_ROOM,
+    Engine,
+    Waiter,
+    as_timeout,
+    current_generation,
+)
+from tcpconn._receiving cimport Receiving, code_name
+from tcpconn._send cimport (
+    ROOM_CLOSED,
+    ROOM_CUT,
+    ROOM_DIRECT,
+    ROOM_ENDED,
+    ROOM_TOO_LARGE,
+    WAIT_ACK,
+    send_cut,
+    send_direct,
+    send_room,
+)
+from tcpconn._session cimport hold, session_ping, unhold
+from tcpconn._state cimport *
+from tcpconn._sync cimport tc_now
+from tcpconn._wire cimport *
+
+from tcpconn import errors
+
+
+cdef extern from "Python.h":
+    PyObject* PyTuple_GET_ITEM(object items, Py_ssize_t index)  # a borrowed reference
+
+
+cdef enum:
+    INLINE_ROUNDS = 64
+    STREAM_BATCH = 65536        # what gathers before it is written
+    DIRECT_MOST = 65487         # what fits a block of the send queue, with an OPEN before it
+
+
+@cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
+cdef class Sending(Receiving):
+    """What a connection can send."""
+
+    cdef int raise_send_end(self, int room, uint64_t size) except -1:
+        """Why a message cannot be sent. Releases the lock."""
+        cdef Engine engine = self.engine
+        cdef int code = self.conn.out_code
+        cdef uint64_t limit = engine.s.theirs.max_message_size
+        engine.unlock()
+        if room == ROOM_TOO_LARGE:
+            raise errors.MessageTooLarge(size, limit)
+        if self.aborted:
+            raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
+        if self.closed_here:
+            raise errors.ConnectionClosed(f"connection {self.id} was closed here")
+        if room == ROOM_CLOSED or engine.down or not self.conn.attached:
+            raise engine.ended_error()
+        if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
+            raise errors.ConnectionClosed(
+                f"the peer has closed connection {self.id}: nobody reads it any more"
+            )
+        raise errors.ConnectionReset(
+            f"the peer refused connection {self.id} ({code_name(code)})", code
+        )
+
+    cdef int await_room(self, uint64_t size, object timeout, uint64_t* deadline) except -1:
+        """Waits for room. The lock is held, and held again on return; after an error it is not."""
+        cdef Engine engine = self.engine
+        cdef Waiter waiter
+        cdef int outcome
+        cdef int64_t limit
+        cdef uint64_t now
+        try:
+            limit = as_timeout(timeout)
+        except BaseException:
+            engine.unlock()
+            raise
+        if limit >= 0:
+            now = tc_now()
+            if deadline[0] == 0:
+                deadline[0] = now + <uint64_t> limit
+            limit = <int64_t> (deadline[0] - now) if now < deadline[0] else 0
+        with nogil:
+            engine.begin_wait(&waiter, self.conn, WANT_ROOM, size)
+            if send_room(engine.s, self.conn, size) == WAIT_ACK and engine.s.ping_sent_at == 0:
+                session_ping(engine.s, tc_now())    # the answer brings the ack
+            if not engine.writing:
+                engine.pump(INLINE_ROUNDS)
+            outcome = engine.wait_for(&waiter, limit)
+            engine.end_wait(&waiter)
+            engine.unlock()
+        if outcome == WAITED_TIMEOUT:
+            raise errors.Timeout(
+                f"no room to send {size} bytes on connection {self.id} within {timeout} s: "
+                "the peer does not read, or the link is slow; nothing was sent"
+            )
+        if outcome == WAITED_SIGNAL:
+            engine.link.raise_pending()
+        engine.lock()
+        return 0
+
+    cdef void finish_send(self, bint more) noexcept:
+        """Sees to it that what was queued is written. Releases the lock."""
+        cdef Engine engine = self.engine
+        if more or not engine.sent():
+            engine.unlock()
+            return
+        with nogil:
+            engine.pump(INLINE_ROUNDS)
+            engine.unlock()
+
+    cdef int put(self, Part* part, object timeout, bint more) except 0:
+        """Queues a message of one part, if it may be copied at once. -1: it must be held."""
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef int room
+        cdef uint64_t deadline = 0
+        engine.lock()
+        while True:
+            room = send_room(s, self.conn, part.length) if self.conn.attached else ROOM_ENDED
+            if room == ROOM_DIRECT:
+                send_direct(s, self.conn, part, 1, part.length)
+                self.finish_send(more)
+                return 1
+            if room == ROOM_CUT:
+                engine.unlock()
+                return -1
+            if room >= ROOM_ENDED:
+                self.raise_send_end(room, part.length)
+            self.await_room(part.length, timeout, &deadline)
+
+    cdef int put_held(self, tuple buffers, object timeout, bint more) except -1:
+        """Queues a message of any size and number of buffers."""
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef int room = ROOM_ENDED
+        cdef uint64_t deadline = 0
+        cdef uint64_t size = 0
+        cdef uint64_t limit
+        cdef Outgoing* message
+        for buffer in buffers:
+            size += <uint64_t> memoryview(buffer).nbytes
+        limit = s.theirs.max_message_size
+        if size > limit:
+            raise errors.MessageTooLarge(size, limit)   # before it is copied
+        message = hold(buffers)
+        try:
+            engine.lock()
+            while True:
+                room = send_room(s, self.conn, message.total) if self.conn.attached else ROOM_ENDED
+                if room == ROOM_DIRECT:
+                    send_direct(s, self.conn, message.parts, message.count, message.total)
+                    self.finish_send(more)
+                    return 0
+                if room == ROOM_CUT:
+                    send_cut(s, self.conn, message)
+                    message = NULL
+                    self.finish_send(more)
+                    return 0
+                if room >= ROOM_ENDED:
+                    self.raise_send_end(room, message.total)
+                self.await_room(message.total, timeout, &deadline)
+        finally:
+            if message is not NULL:
+                unhold(message)
+
+    cdef int send_one(self, object data, object timeout, bint more) except -1:
+        cdef Py_buffer view
+        cdef Part part
+        if PyBytes_CheckExact(data):
+            part.length = <uint64_t> PyBytes_GET_SIZE(data)
+            if part.length <= DIRECT_MOST:
+                part.data = <uint8_t*> PyBytes_AS_STRING(data)
+                if self.put(&part, timeout, more) > 0:
+                    return 0
+            return self.put_held((data,), timeout, more)
+        try:
+            PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        except (BufferError, TypeError) as error:
+            raise not_a_buffer(data, error) from None
+        try:
+            part.length = <uint64_t> view.len
+            part.data = <uint8_t*> view.buf
+            if part.length <= DIRECT_MOST and self.put(&part, timeout, more) > 0:
+                return 0
+            return self.put_held((data,), timeout, more)
+        finally:
+            PyBuffer_Release(&view)
+
+    def send(self, data, timeout=None):
+        """Sends one message: bytes, or anything else with a C-contiguous buffer.
+
+        Returns when the message is queued, whole; `flush` waits until the peer has it. Waits while
+        the peer does not read what was sent before, or the link is slower than the sender. `data`
+        may be changed as soon as this returns.
+
+        Raises `Timeout` when there was no room in time: nothing was sent, send it again if you
+        like. `MessageTooLarge` and `NotABuffer`: nothing was sent either, and the connection works
+        on. `ConnectionClosed` when it is closed here, or by the peer, so that nobody would read the
+        message; `ConnectionReset`, `LinkLost` or `ProtocolError` when it ended in another way.
+        """
+        cdef Engine engine = self.engine
+        if engine.generation != current_generation() or engine.s.queue.released is not NULL:
+            self.check()
+        self.send_one(data, timeout, False)
+
+    cdef Py_ssize_t put_run(self, tuple messages, Py_ssize_t start) noexcept:
+        """Queues messages from `start` on, as many as go without waiting, under one lock.
+
+        Writes when enough has gathered. Returns how many it has queued; 0 when the first cannot be
+        queued in this way.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Part part
+        cdef Py_ssize_t index = start
+        cdef PyObject* message
+        engine.lock()
+        while (
+            index < len(messages) and s.queue.unwritten < STREAM_BATCH and self.conn.attached
+        ):
+            message = PyTuple_GET_ITEM(messages, index)
+            if not PyBytes_CheckExact(<object> message):
+                break
+            part.length = <uint64_t> PyBytes_GET_SIZE(<object> message)
+            part.data = <uint8_t*> PyBytes_AS_STRING(<object> message)
+            if part.length > DIRECT_MOST or send_room(s, self.conn, part.length) != ROOM_DIRECT:
+                break
+            if send_direct(s, self.conn, &part, 1, part.length):
+                break
+            index += 1
+        if s.queue.unwritten < STREAM_BATCH or engine.writing:
+            engine.unlock()
+        else:
+            with nogil:
+                engine.pump(INLINE_ROUNDS)
+                engine.unlock()
+        return index - start
+
+    def send_many(self, messages, timeout=None):
+        """Sends each of `messages` as `send` does, in as few writes as can be. Returns how many.
+
+        What came first may wait for what comes last: an iterator should not take its time.
+        `timeout` is for each message. When it raises, as `send` does, the messages before the one
+        in question are sent, that one and those behind it are not.
+        """
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t run
+        cdef tuple held
+        self.check()
+        try:
+            if type(messages) is list or type(messages) is tuple:
+                held = tuple(messages)
+                while count < len(held):
+                    run = self.put_run(held, count)
+                    count += run
+                    if run == 0:
+                        self.send_one(held[count], timeout, True)
+                        count += 1
+            else:
+                for message in messages:
+                    self.send_one(message, timeout, True)
+                    count += 1
+        finally:
+            if count > 0:
+                self.engine.lock()
+                self.finish_send(False)
+        return count
+
+    def send_parts(self, buffers, timeout=None):
+        """Sends one message that is made of several buffers, without joining them first.
+
+        The peer receives their bytes in a row. No buffers make an empty message. Everything else is
+        as in `send`.
+        """
+        self.check()
+        parts = tuple(buffers)
+        for part in parts:
+            try:
+                if not memoryview(part).c_contiguous:
+                    raise BufferError("it is not C-contiguous")
+            except (BufferError, TypeError) as error:
+                raise not_a_buffer(part, error) from None
+        self.put_held(parts, timeout, False)
+
+
+cdef object not_a_buffer(object data, object error):
+    return errors.NotABuffer(
+        "a message is bytes or anything else with a C-contiguous buffer, "
+        f"not {type(data).__name__}: {error}"
+    )
