@@ -45,12 +45,20 @@ cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
     return conn
 
 
-cdef inline uint64_t id_key(uint64_t high, uint64_t low) noexcept nogil:
-    return high ^ (low * 0xC2B2AE3D27D4EB4Fu)
+cdef inline uint64_t mix(uint64_t h) noexcept nogil:
+    # The finalizer of MurmurHash3: every bit of the result depends on every bit of the argument.
+    h = (h ^ (h >> 33)) * 0xFF51AFD7ED558CCDu
+    h = (h ^ (h >> 33)) * 0xC4CEB9FE1A85EC53u
+    return h ^ (h >> 33)
+
+
+cdef inline uint64_t id_key(const State* s, uint64_t high, uint64_t low) noexcept nogil:
+    """Depends on a secret: peers choose UUIDs, and must not choose which of them meet in a bucket."""
+    return mix(mix(high ^ s.secret[0]) ^ low ^ s.secret[1])
 
 
 cdef Conn* conn_find(State* s, uint64_t high, uint64_t low) noexcept nogil:
-    cdef uint64_t key = id_key(high, low)
+    cdef uint64_t key = id_key(s, high, low)
     cdef Node* node = table_find(&s.ids, key)
     cdef Conn* conn
     while node is not NULL:
@@ -73,7 +81,7 @@ cdef Conn* conn_by_out_route(State* s, uint32_t route) noexcept nogil:
 
 cdef void conn_bind(State* s, Conn* conn) noexcept nogil:
     """From now on its UUID means this record."""
-    conn.by_id.key = id_key(conn.id_high, conn.id_low)
+    conn.by_id.key = id_key(s, conn.id_high, conn.id_low)
     conn.bound = True
     table_add(&s.ids, &conn.by_id)
     s.connections += 1

@@ -39,6 +39,7 @@ class _Stats(TypedDict):
     bytes_received: int
     bytes_sent: int
     round_trip_ns: int
+    expected_bytes: int
     messages_in_use: int
     pieces_in_use: int
 

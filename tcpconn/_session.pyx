@@ -315,6 +315,7 @@ cdef class Session:
         if client:
             memcpy(s.ours.session_id, PyBytes_AS_STRING(os.urandom(16)), 16)
         memcpy(s.ours.nonce, PyBytes_AS_STRING(os.urandom(16)), 16)
+        memcpy(s.secret, PyBytes_AS_STRING(os.urandom(16)), 16)
         s.ours.max_frame_size = options.max_frame_size
         s.ours.max_message_size = options.max_message_size
         s.ours.route_credit = options.connection_credit
@@ -662,6 +663,7 @@ cdef class Session:
             "bytes_received": s.bytes_received,
             "bytes_sent": s.bytes_sent,
             "round_trip_ns": s.round_trip,
+            "expected_bytes": s.expected,
             "messages_in_use": s.messages.in_use,
             "pieces_in_use": s.queue.pieces.in_use,
         }

@@ -165,6 +165,7 @@ cdef struct State:
     bint goaway_received
     uint32_t last_in_route      # the last accepted, once GOAWAY was sent
     # connections
+    uint64_t[2] secret          # of the hashes of UUIDs
     Table ids
     Table in_routes
     Table out_routes

@@ -8,7 +8,7 @@ cdef enum:
 
 
 cdef inline size_t bucket_of(const Table* table, uint64_t key) noexcept nogil:
-    # Fibonacci hashing (Knuth, TAOCP 6.4): spreads consecutive numbers and hostile UUIDs alike.
+    # Fibonacci hashing (Knuth, TAOCP 6.4): spreads consecutive numbers.
     return <size_t> ((key * 0x9E3779B97F4A7C15u) >> 32) & table.mask
 
 

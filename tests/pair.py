@@ -116,6 +116,7 @@ class Pair:
             assert stats["outgoing_bytes"] == 0
             assert stats["queued_bytes"] == 0
             assert stats["reserved"] == 0
+            assert stats["expected_bytes"] == 0
             assert stats["retired_bytes"] == 0
             assert stats["acked"] == stats["sequence"]
 

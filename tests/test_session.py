@@ -1,13 +1,15 @@
 """What two sessions do with each other, without a socket: PROTOCOL.md, sections 4 to 10."""
 
+import os
 import sys
+import time
 
 import pytest
-from tcpconn._buffer import BlockPool
-from tcpconn._session import Session
 
 import wire
 from pair import MS, Pair, Peer, drain, payload, receive_all, uid
+from tcpconn._buffer import BlockPool
+from tcpconn._session import Session
 from tcpconn.options import Options, message_cost
 
 KIB = 1024
@@ -219,6 +221,23 @@ class TestOpening:
         pair.carry()
         for _ in range(5):
             assert receive_all(pair.server, pair.server.accept()) == [bytes(100 * KIB)]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("shift", [0, 32, 47, 64, 96, 111])
+    def test_costs_the_same_whatever_ids_the_peer_chooses(self, shift):
+        """No choice of ids makes long chains in the table of them."""
+
+        def seconds(ids):
+            peer = Peer(Options(max_unaccepted=1 << 20))
+            data = b"".join(peer.send.open(n, name) for n, name in enumerate(ids, start=1))
+            began = time.perf_counter()
+            peer.feed(data)
+            return time.perf_counter() - began
+
+        count = 1 << 16
+        scattered = min(seconds([os.urandom(16) for _ in range(count)]) for _ in range(3))
+        chosen = min(seconds([uid(n << shift) for n in range(count)]) for _ in range(3))
+        assert chosen < 5 * scattered
 
     def test_refusals_stay_bounded_when_the_peer_does_not_read(self):
         peer = Peer(Options(max_unaccepted=1))

@@ -344,6 +344,7 @@ class Victim:
         if self.session.end is None:
             assert stats["receive_credit"] >= 0
         assert stats["messages_in_use"] <= 3 * 1024 + 8
+        assert stats["expected_bytes"] <= MIB
 
     def use(self):
         """What a user does meanwhile."""
