@@ -330,7 +330,12 @@ cdef int on_pong(State* s, uint64_t token, uint64_t ack) noexcept nogil:
     cdef uint64_t sample
     if on_ack(s, ack):
         return -1
-    if s.ping_sent_at != 0 and token == s.ping_token:
+    if token <= s.ping_answered or token > s.ping_token:
+        return 0
+    # The peer may answer several at once, with the token of the last.
+    s.ping_answered = token
+    s.happened |= HAPPENED_PONG
+    if s.ping_sent_at != 0 and token >= s.ping_timed:
         sample = s.now - s.ping_sent_at + 1
         s.ping_sent_at = 0
         # RFC 6298: a smoothed mean with gain 1/8.

@@ -374,7 +374,7 @@ cdef class Engine:
         if waiter.wanted == WANT_OPEN:
             return s.phase == PHASE_OPEN
         if waiter.wanted == WANT_PONG:
-            return s.ping_sent_at == 0 or s.ping_token != waiter.amount
+            return s.ping_answered >= waiter.amount
         return session_is_done(s)
 
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil:

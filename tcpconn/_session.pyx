@@ -198,8 +198,10 @@ cdef bint session_is_done(State* s) noexcept nogil:
 cdef void session_ping(State* s, uint64_t now) noexcept nogil:
     """Asks for an answer at once: an ack, and a measurement of the round trip."""
     s.ping_token += 1
-    s.ping_sent_at = now
     s.ping_due = True
+    if s.ping_sent_at == 0:
+        s.ping_sent_at = now
+        s.ping_timed = s.ping_token
 
 
 cdef uint64_t session_deadline(State* s) noexcept nogil:

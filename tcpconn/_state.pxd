@@ -48,6 +48,7 @@ cdef enum Happened:             # what happened to the session
     HAPPENED_CLOSED = 8
     HAPPENED_GOAWAY = 16
     HAPPENED_OVER = 32          # a connection ended on both sides
+    HAPPENED_PONG = 64          # a ping was answered
 
 
 cdef struct Message:            # finished and unread
@@ -203,8 +204,10 @@ cdef struct State:
     bint session_credit_due
     bint credit_urgent          # the peer may soon have to wait for what is due
     bint ping_due
-    uint64_t ping_token
-    uint64_t ping_sent_at       # 0: none under way
+    uint64_t ping_token         # of the latest
+    uint64_t ping_answered      # of the latest that was answered
+    uint64_t ping_timed         # of the one that is timed, and since when; 0: none is under way
+    uint64_t ping_sent_at
     uint64_t[PONGS] pongs
     uint32_t pong_count
     # acks
