@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import socket
 import threading
 import time
@@ -365,8 +366,26 @@ def _uuid(id: Any) -> uuid.UUID:
     return id
 
 
-_wrapped: weakref.WeakValueDictionary[int, Multiplexer] = weakref.WeakValueDictionary()
+_wrapped: dict[int, Multiplexer] = {}
+"""By descriptor, until the link ends: a socket may be wrapped again after a `Timeout`."""
+
 _wrapping = threading.Lock()
+
+
+def _unwrap(multiplexer: Multiplexer) -> None:
+    with _wrapping:
+        for descriptor in [key for key, value in _wrapped.items() if value is multiplexer]:
+            del _wrapped[descriptor]
+
+
+def _forget_in_child() -> None:
+    global _wrapped, _wrapping
+    _wrapped = {}
+    _wrapping = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def wrap(
@@ -384,13 +403,17 @@ def wrap(
     over. `timeout` in seconds is for the peer's opening. Raises `Timeout`, `ConnectionClosed`,
     `ProtocolError`, `OptionError`.
     """
+    chosen = make_options(options)
+    check_priority(priority)
+    if id is not None:
+        _uuid(id)
     with _wrapping:
         multiplexer = _wrapped.get(sock.fileno())
         if multiplexer is None or multiplexer._socket is not sock:
-            multiplexer = serve_socket(sock, make_options(options))
+            multiplexer = serve_socket(sock, chosen, on_end=_unwrap)
             multiplexer.let_go_when_idle()
             _wrapped[sock.fileno()] = multiplexer
-        elif options and make_options(options) != multiplexer.options:
+        elif options and chosen != multiplexer.options:
             raise OptionError("this socket is served already, with other options")
     if id is None:
         return multiplexer.accept(timeout)
