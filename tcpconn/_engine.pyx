@@ -804,6 +804,8 @@ cdef class Engine:
 
     def set_idle_timeout(self, double seconds):
         """Closes the link after so many seconds without connections."""
+        if self.generation != _generation:
+            return
         self.lock()
         self.idle_ns = max(<uint64_t> 1, <uint64_t> (seconds * 1e9))
         self.due |= DUE_LOOK
@@ -811,6 +813,8 @@ cdef class Engine:
 
     def poll(self):
         """Takes in what has come, unless somebody is at it anyway."""
+        if self.generation != _generation:
+            return
         with nogil:
             self.lock()
             if self.reading == NOBODY and not self.down:
@@ -823,6 +827,8 @@ cdef class Engine:
     def ping(self, timeout=None):
         """A round trip through the peer's session, in seconds."""
         cdef uint64_t token
+        if self.generation != _generation:
+            raise self.ended_error()
         with nogil:
             self.lock()
             session_ping(self.s, tc_now())
