@@ -53,7 +53,7 @@ cdef inline uint64_t mix(uint64_t h) noexcept nogil:
 
 
 cdef inline uint64_t id_key(const State* s, uint64_t high, uint64_t low) noexcept nogil:
-    """Depends on a secret: peers choose UUIDs, and must not choose which of them meet in a bucket."""
+    """Depends on a secret: peers choose UUIDs, but not which of them meet in a bucket."""
     return mix(mix(high ^ s.secret[0]) ^ low ^ s.secret[1])
 
 
