@@ -53,7 +53,9 @@ class Pair:
         return self.server if session is self.client else self.client
 
     def write(self, session: Session, most: int = 1 << 30) -> int:
-        """Lets a session put at most `most` bytes on its wire; how many it did."""
+        """Lets a session put at most `most` bytes on its wire, if it wants to; how many it did."""
+        if not session.wants_write:
+            return 0
         data = session.output(most)
         self.on_wire[session] += data
         return len(data)

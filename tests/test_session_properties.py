@@ -175,6 +175,15 @@ class World:
                 break
         else:
             raise AssertionError("it does not come to rest")
+        for name in IDS:
+            live = [
+                handles[name][-1]
+                for session, handles in zip(self.sides, self.open, strict=True)
+                if handles[name] and not self.over(session, name)
+            ]
+            if len(live) == 2:
+                assert live[0].received == live[1].sent
+                assert live[1].received == live[0].sent
         for handles in [*self.open[0].values(), *self.open[1].values()]:
             for handle in handles[-1:]:
                 if handle.peer is not None and handle.peer.ended != "aborted":
