@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import wire
 from tcpconn._buffer import BlockPool
 from tcpconn._session import Session
-
-import wire
 from tcpconn.options import Options
 
 MS = 1_000_000

@@ -7,9 +7,9 @@ import sys
 import threading
 
 import pytest
-from tcpconn._buffer import BlockPool, Lease, block_pool
 
 from pair import Pair, payload
+from tcpconn._buffer import BlockPool, Lease, block_pool
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -3,10 +3,10 @@
 import array
 
 import pytest
-from tcpconn._frame import FrameError, decode_frames, decode_hello, encode_frame, encode_hello
 
 import wire
 from tcpconn import _frame
+from tcpconn._frame import FrameError, decode_frames, decode_hello, encode_frame, encode_hello
 
 HELLO = {"session_id": bytes(16), "nonce": bytes(range(16))}
 

@@ -4,11 +4,11 @@ and once; and whatever bytes a peer sends, the session stays whole and within it
 import random
 
 import pytest
-from tcpconn._buffer import BlockPool
-from tcpconn._session import Session
 
 import wire
 from pair import MS, Pair, uid
+from tcpconn._buffer import BlockPool
+from tcpconn._session import Session
 from tcpconn.options import Options, message_cost
 
 pytest.importorskip("hypothesis")
