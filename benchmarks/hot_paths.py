@@ -103,7 +103,6 @@ class Sessions:
 
     def __init__(self) -> None:
         from tcpconn._session import Session
-
         from tcpconn.options import Options
 
         options = Options(

@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-from tcpconn._buffer import BlockPool
 
 import wire
 from pair import MS, Pair, Peer, payload, uid
+from tcpconn._buffer import BlockPool
 from tcpconn.options import Options
 
 KIB = 1024

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tcpconn._session import Session
 
 import wire
 from tcpconn import _frame
+from tcpconn._session import Session
 from tcpconn.options import Options
 
 VECTORS = Path(__file__).resolve().parent / "vectors"

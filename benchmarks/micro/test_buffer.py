@@ -1,6 +1,7 @@
 """Micro-benchmarks of the block pool: memory lent and given back."""
 
 import pytest
+
 from tcpconn._buffer import BlockPool
 
 

@@ -7,6 +7,7 @@ round moves the same messages, so divide a figure by what its name says.
 import os
 
 import pytest
+
 from tcpconn._session import Session
 
 MESSAGES = 64
