@@ -1,9 +1,7 @@
 """One queue of connections to be accepted, over many engines."""
 
-from cpython.pythread cimport PyThread_type_lock
-
 from tcpconn._engine cimport Acceptor, Engine
-from tcpconn._sync cimport tc_mutex
+from tcpconn._sync cimport PyThread_type_lock, tc_mutex
 
 
 cdef struct Sleeper:            # lives on its thread's stack

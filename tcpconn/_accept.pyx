@@ -1,11 +1,17 @@
 """What a listener accepts from: engines line up when a peer opens a connection, without the GIL."""
 
 cimport cython
-from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uint64_t
 
 from tcpconn._engine cimport Acceptor, Engine, as_timeout
 from tcpconn._sync cimport (
+    PY_LOCK_INTR,
+    PyLockStatus,
+    PyThread_acquire_lock,
+    PyThread_acquire_lock_timed,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
     tc_mutex_destroy,
     tc_mutex_init,
     tc_mutex_lock,
@@ -17,18 +23,6 @@ from collections import deque
 
 from tcpconn._endpoint import accept_endpoint
 from tcpconn.errors import TcpconnError
-
-
-cdef extern from "pythread.h" nogil:
-    ctypedef enum PyLockStatus:
-        PY_LOCK_INTR
-    PyThread_type_lock PyThread_allocate_lock()
-    void PyThread_free_lock(PyThread_type_lock lock)
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    PyLockStatus PyThread_acquire_lock_timed(
-        PyThread_type_lock lock, long long microseconds, int interruptible
-    )
-    void PyThread_release_lock(PyThread_type_lock lock)
 
 
 cdef extern from "Python.h":

@@ -4,7 +4,9 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from tcpconn._ending cimport ended_error
 from tcpconn._engine cimport (
+    INLINE_ROUNDS,
     WANT_ACK,
     WANT_CONNECTION,
     WANT_CUT,
@@ -23,10 +25,6 @@ from tcpconn._wire cimport *
 import uuid
 
 from tcpconn import errors
-
-
-cdef enum:
-    INLINE_ROUNDS = 64
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -149,7 +147,7 @@ cdef class Endpoint(Sending):
             pending = s.phase == PHASE_CLOSED and self.has_unacknowledged()
             engine.unlock()
             if pending:
-                raise engine.ended_error()
+                raise ended_error(engine)
             return
         self.abort()
         raise errors.Timeout(
@@ -241,7 +239,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
     cdef int code
     cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
     if engine.is_down:
-        raise engine.ended_error()
+        raise ended_error(engine)
     with nogil:
         engine.lock()
         code = session_open(engine.s, high, low, priority, &conn)
@@ -286,7 +284,7 @@ def accept_endpoint(kind, Engine engine, timeout=0):
             conn.owner = <void*> endpoint
             return endpoint
         if engine.is_down:
-            raise engine.ended_error()
+            raise ended_error(engine)
         if limit == 0:
             return None
         if engine.wait_with_gil(NULL, WANT_CONNECTION, 0, limit) is not None:

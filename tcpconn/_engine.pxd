@@ -1,14 +1,16 @@
 """The engine: one session driven over one link by whoever waits on it."""
 
-from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from tcpconn._link cimport Link
 from tcpconn._session cimport Session
 from tcpconn._state cimport Conn, Message, State
+from tcpconn._sync cimport PyThread_type_lock
 
 cdef enum:
     PARKERS = 64                # thread locks kept for waiters to come
+    INLINE_ROUNDS = 64          # batches that a thread writes itself before the flusher goes on
+    STREAM_BATCH = 65536        # bytes that a stream's sender lets gather before it writes
 
 cdef enum Wanted:               # what a waiter waits for
     WANT_MESSAGE                # an unread message, or the end of the peer's direction
@@ -149,9 +151,7 @@ cdef class Engine:
     cdef void take_down(self) noexcept nogil
     cdef void close_here(self) noexcept nogil
     cdef void ask_for_ack(self) noexcept nogil
-    cdef uint64_t visit(self, int events, uint64_t now) noexcept nogil
     cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout)
-    cdef object ended_error(self)
 
 
 cdef int64_t as_timeout(object seconds) except? -2

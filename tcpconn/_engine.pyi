@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Self
 
-from tcpconn._frame import CODE_NAMES as CODE_NAMES
 from tcpconn._link import Link
 from tcpconn._session import Session
 
@@ -37,51 +36,7 @@ class Engine:
     def link(self) -> Link: ...
     @property
     def acceptor(self) -> Acceptor | None: ...
-    def start(self, timeout: float | None = None) -> None:
-        """Sends what the session has to say first and, for a client, waits for the handshake's end.
-
-        Raises `Timeout`, or why the session ended.
-        """
-
-    def why(self) -> str:
-        """What the system says of a broken link, to be put behind a sentence; empty for nothing."""
-
-    def error(self) -> Exception | None:
-        """Why the session ended, as an exception; None while it goes on."""
-
-    def set_idle_timeout(self, seconds: float) -> None:
-        """Closes the link after so many seconds without connections."""
-
-    def poll(self) -> None:
-        """Takes in what has come, unless somebody is at it anyway."""
-
-    def ping(self, timeout: float | None = None) -> float:
-        """A round trip through the peer's session, in seconds, smoothed. Raises `Timeout`, or the
-        end.
-        """
-
-    def close(self, timeout: float | None = None) -> bool:
-        """Ends all connections, waits until the peer has what was sent, and closes the link.
-
-        Returns whether the peer had everything in time.
-        """
-
-    def abort(self) -> None:
-        """Closes the link at once."""
-
     @property
     def is_down(self) -> bool: ...
-    @property
-    def takes_connections(self) -> bool:
-        """Whether a connection may be opened."""
-
-    @property
-    def connections(self) -> int:
-        """How many connections the session has."""
-
-    @property
-    def round_trip(self) -> float | None:
-        """Seconds, or None when nothing was measured yet."""
-
     def finished(self) -> None:
         """The keeper has let go of the link: closes its descriptors and says so."""

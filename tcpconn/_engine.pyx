@@ -35,7 +35,7 @@ from tcpconn._link cimport (
     Link,
 )
 from tcpconn._receive cimport received, targets, unpost
-from tcpconn._routes cimport conn_release, next_event, state_fail, state_lost
+from tcpconn._routes cimport conn_release, next_event, state_lost
 from tcpconn._send cimport (
     WAIT_ACK,
     WAIT_CREDIT,
@@ -47,38 +47,28 @@ from tcpconn._send cimport (
 )
 from tcpconn._session cimport (
     Session,
-    session_accept,
-    session_deadline,
-    session_detach,
-    session_goaway,
     session_is_done,
-    session_is_unused,
     session_ping,
-    session_tick,
 )
-from tcpconn._frame cimport Fault, fault_set
 from tcpconn._state cimport *
-from tcpconn._sync cimport Span, tc_mutex_lock, tc_mutex_unlock, tc_now
-from tcpconn._wire cimport CODE_SHUTDOWN, CODE_TIMEOUT, CODE_VERSION
+from tcpconn._sync cimport (
+    PY_LOCK_ACQUIRED,
+    PY_LOCK_INTR,
+    PyLockStatus,
+    PyThread_acquire_lock,
+    PyThread_acquire_lock_timed,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+    Span,
+    tc_mutex_lock,
+    tc_mutex_unlock,
+    tc_now,
+)
 
 import os
 
 from tcpconn import errors
-from tcpconn._frame import CODE_NAMES
-
-
-cdef extern from "pythread.h" nogil:
-    ctypedef enum PyLockStatus:
-        PY_LOCK_FAILURE
-        PY_LOCK_ACQUIRED
-        PY_LOCK_INTR
-    PyThread_type_lock PyThread_allocate_lock()
-    void PyThread_free_lock(PyThread_type_lock lock)
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    PyLockStatus PyThread_acquire_lock_timed(
-        PyThread_type_lock lock, long long microseconds, int interruptible
-    )
-    void PyThread_release_lock(PyThread_type_lock lock)
 
 
 cdef enum:
@@ -88,16 +78,9 @@ cdef enum:
     # round trip between two processes; and more than one would send as one request in pieces.
     STREAM_NS = 20000
     STREAM_RUN = 16
-    STREAM_BATCH = 65536        # what a stream's sender lets gather before it writes
     STREAM_PAUSE_NS = 40000     # a stream that pauses so long has its rest written by the flusher,
     STREAM_END_NS = 5000000     # and after so long it is over
-    # How long a link is left alone after its reader left, before the keeper takes it over: longer
-    # than whoever works in request and reply stays away.
-    TAKE_OVER_NS = 5000000
-    INLINE_ROUNDS = 64          # batches that a sender writes itself before the flusher goes on
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
-    KEEPER_READS = 16           # reads of one link before another's turn comes
-    FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
@@ -618,88 +601,6 @@ cdef class Engine:
             self.closed_here = not self.s.goaway_received or self.s.goaway_sent
         self.take_down()
 
-    # The keeper's part
-
-    cdef uint64_t visit(self, int events, uint64_t now) noexcept nogil:
-        """What the keeper does for a link: reads if nobody else does, keeps the time, cleans up.
-
-        Returns when to come again (ns), VISIT_NEVER or VISIT_DROP. Only the keeper's thread calls
-        it, and arms the link afterwards for `want`.
-        """
-        cdef State* s = self.s
-        cdef uint64_t next_at = 0
-        cdef uint64_t at
-        cdef int _
-        cdef Fault fault
-        self.lock()
-        if events & READY_WRITE:
-            self.blocked = False
-        if events & READY_READ and self.reading == NOBODY and not self.down:
-            self.reading = KEEPER
-            self.drained = False
-            for _ in range(KEEPER_READS):
-                self.read_once()
-                if self.drained or self.down:
-                    break
-            self.reading = NOBODY
-            self.pass_role()
-        # Looked at again under the lock: what was just read may have set the times that are
-        # compared with it.
-        now = tc_now()
-        session_tick(s, now)
-        if not self.down and s.phase < PHASE_OPEN and now >= self.began_at + self.handshake_ns:
-            fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
-            state_fail(s, &fault)
-            self.dispatch()
-        if not self.down and self.idle_ns > 0 and s.phase == PHASE_OPEN and session_is_unused(s):
-            at = self.used_at + self.idle_ns
-            if s.in_route == 0 and s.out_route == 0:
-                # Who made it is about to open its first connection.
-                at = max(at, self.began_at + FIRST_USE_NS)
-            if now >= at:
-                session_goaway(s)
-        if wants_write(s) and not self.writing:
-            self.pump(INLINE_ROUNDS)
-        if (s.goaway_sent or s.goaway_received) and not self.down and session_is_done(s):
-            self.close_here()
-        if self.down:
-            next_at = now + 1000000
-            if self.reading == NOBODY and not self.writing and self.outside == 0:
-                self.due &= ~DUE_LOOK
-                if self.due == 0:
-                    self.released = True
-                    next_at = VISIT_DROP
-            self.want = 0
-            self.unlock()
-            return next_at
-        # When to come again: while somebody reads, to see whether they still do.
-        if not self.owned:
-            if self.reading == NOBODY and now - min(self.left_at, now) >= TAKE_OVER_NS:
-                self.owned = True
-            else:
-                next_at = now + TAKE_OVER_NS
-        at = session_deadline(s)
-        if at != 0 and (next_at == 0 or at < next_at):
-            next_at = at
-        at = 0
-        if s.phase < PHASE_OPEN:
-            at = self.began_at + self.handshake_ns
-        elif self.idle_ns > 0:
-            # A used link is looked at in idle_ns's time: not worth a wake-up when it becomes idle.
-            at = max(self.used_at + self.idle_ns, now + self.idle_ns // 4)
-            if s.in_route == 0 and s.out_route == 0:
-                at = max(at, self.began_at + FIRST_USE_NS)
-        if at != 0 and (next_at == 0 or at < next_at):
-            next_at = at
-        self.want = 0
-        if self.owned and self.reading != USER:
-            self.want |= READY_READ     # one who polls is done in a moment, and tells nobody
-        if self.blocked and self.reading != USER:
-            self.want |= READY_WRITE
-        self.due &= ~DUE_LOOK       # this is the look
-        self.unlock()
-        return next_at
-
     cdef void ask_for_ack(self) noexcept nogil:
         """Behind the last frame, a PING brings the ack of all of it at once."""
         if self.down or self.s.phase != PHASE_OPEN:
@@ -708,7 +609,7 @@ cdef class Engine:
             session_ping(self.s, tc_now())
             self.pump(INLINE_ROUNDS)
 
-    # With the GIL: what the shell asks for
+    # With the GIL
 
     cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout):
         """Waits without lock and GIL. None when satisfied; `Timeout` when it took too long."""
@@ -734,178 +635,9 @@ cdef class Engine:
                 now = tc_now()
                 timeout = <int64_t> (deadline - now) if now < deadline else 0
 
-    def start(self, timeout=None):
-        """Sends what the session has to say first; a client waits for the end of the handshake."""
-        cdef int64_t limit = as_timeout(timeout)
-        cdef uint64_t began = tc_now()
-        with nogil:
-            self.lock()
-            self.pump(INLINE_ROUNDS)
-            self.unlock()
-        if not self.s.client:
-            return
-        outcome = self.wait_with_gil(NULL, WANT_OPEN, 0, limit)
-        if outcome is not None:
-            raise errors.Timeout(
-                f"no answer from {self.peer_address} to the handshake within {timeout} s"
-            )
-        self.lock()
-        if self.s.phase == PHASE_OPEN and self.s.round_trip == 0:
-            self.s.round_trip = tc_now() - began
-        self.unlock()
-        if self.s.phase == PHASE_CLOSED:
-            raise self.ended_error()
-
-    cdef object ended_error(self):
-        """The exception that says why the session ended."""
-        cdef State* s = self.s
-        where = f"the link to {self.peer_address}"
-        if self.generation != _generation:
-            return errors.ConnectionClosed(f"{where} belongs to the process that forked this one")
-        reason = self.session.end
-        if self.closed_here:
-            return errors.ConnectionClosed(f"{where} was closed here")
-        if reason is None:
-            return errors.ConnectionClosed(f"{where} is closed")
-        kind, code, section, text = reason
-        if kind == "lost":
-            if s.goaway_received:
-                return errors.ConnectionClosed(f"the peer closed {where}")
-            if s.sequence == 0 and s.frames_received == 0:
-                return errors.LinkLost(
-                    f"{where} ended before the peer said a word of tcpconn{self.why()}"
-                )
-            return errors.LinkLost(f"{where} broke{self.why()}")
-        name = CODE_NAMES.get(code, "PROTOCOL")
-        if kind == "told":
-            if code == CODE_VERSION:
-                return errors.VersionMismatch(
-                    f"{where} was refused: {text} ({name})", code, section
-                )
-            return errors.ProtocolError(f"the peer ended {where}: {text} ({name})", code, section)
-        if code == CODE_TIMEOUT:
-            return errors.Timeout(f"{where}: {text}")
-        if code == CODE_VERSION:
-            return errors.VersionMismatch(f"{where}: {text}", code, section)
-        if section == "2":
-            return errors.NotTcpconn(f"{where}: {text}; check address and port", code, section)
-        return errors.ProtocolError(
-            f"{where} was closed, the peer broke the protocol: {text}", code, section
-        )
-
-    def why(self):
-        return f": {os.strerror(self.link.error)}" if self.link.error else ""
-
-    def error(self):
-        """Why the session ended, as an exception; None while it goes on."""
-        if self.s.phase != PHASE_CLOSED and not self.down:
-            return None
-        return self.ended_error()
-
-    def set_idle_timeout(self, double seconds):
-        """Closes the link after so many seconds without connections."""
-        if self.generation != _generation:
-            return
-        self.lock()
-        self.idle_ns = max(<uint64_t> 1, <uint64_t> (seconds * 1e9))
-        self.due |= DUE_LOOK
-        self.unlock()
-
-    def poll(self):
-        """Takes in what has come, unless somebody is at it anyway."""
-        if self.generation != _generation:
-            return
-        with nogil:
-            self.lock()
-            if self.reading == NOBODY and not self.down:
-                self.reading = KEEPER   # nobody is to wake this thread: it does not wait
-                self.read_once()
-                self.reading = NOBODY
-                self.pass_role()
-            self.unlock()
-
-    def ping(self, timeout=None):
-        """A round trip through the peer's session, in seconds."""
-        cdef uint64_t token
-        if self.generation != _generation:
-            raise self.ended_error()
-        with nogil:
-            self.lock()
-            session_ping(self.s, tc_now())
-            token = self.s.ping_token
-            if not self.writing:
-                self.pump(INLINE_ROUNDS)
-            self.unlock()
-        outcome = self.wait_with_gil(NULL, WANT_PONG, token, as_timeout(timeout))
-        if outcome is not None:
-            raise errors.Timeout(f"no answer to a ping within {timeout} s")
-        if self.down:
-            raise self.ended_error()
-        return self.s.round_trip / 1e9
-
-    def close(self, timeout=None):
-        """Ends all connections, waits until the peer has what was sent, and closes the link.
-
-        Returns whether the peer had everything in time.
-        """
-        cdef Conn* conn
-        if self.generation != _generation:
-            return True
-        with nogil:
-            self.lock()
-            if self.s.phase != PHASE_CLOSED:
-                session_goaway(self.s)
-                while True:
-                    conn = session_accept(self.s)
-                    if conn is NULL:
-                        break
-                    session_detach(self.s, conn, CODE_SHUTDOWN, False)
-                    conn_release(self.s, conn)
-                while self.s.attached is not NULL:
-                    session_detach(self.s, self.s.attached, CODE_SHUTDOWN, False)
-                self.dispatch()
-                self.pump(INLINE_ROUNDS)
-                self.ask_for_ack()
-            self.unlock()
-        outcome = self.wait_with_gil(NULL, WANT_DONE, 0, as_timeout(timeout))
-        complete = outcome is None
-        with nogil:
-            self.lock()
-            self.close_here()
-            self.unlock()
-        return complete
-
-    def abort(self):
-        """Closes the link at once."""
-        if self.generation != _generation:
-            return
-        with nogil:
-            self.lock()
-            self.close_here()
-            self.unlock()
-
     @property
     def is_down(self):
         return self.down or self.s.phase == PHASE_CLOSED or self.generation != _generation
-
-    @property
-    def takes_connections(self):
-        """Whether a connection may be opened."""
-        return not (
-            self.down or self.s.phase == PHASE_CLOSED
-            or self.s.goaway_sent or self.s.goaway_received
-            or self.generation != _generation
-        )
-
-    @property
-    def connections(self):
-        """How many connections the session has."""
-        return self.s.connections
-
-    @property
-    def round_trip(self):
-        """Seconds, or None when nothing was measured yet."""
-        return self.s.round_trip / 1e9 if self.s.round_trip else None
 
     def finished(self):
         """The keeper has let go of the link: closes its descriptors and says so."""

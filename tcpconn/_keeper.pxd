@@ -1,11 +1,10 @@
 """The process's threads: the keeper and the flusher."""
 
-from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport uint64_t
 
 from tcpconn._engine cimport Engine, Service
 from tcpconn._link cimport Poller
-from tcpconn._sync cimport tc_mutex
+from tcpconn._sync cimport PyThread_type_lock, tc_mutex
 
 
 cdef class Keeper(Service):

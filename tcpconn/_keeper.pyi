@@ -4,6 +4,7 @@ import socket
 import threading
 from typing import Self
 
+from tcpconn._driver import Driver
 from tcpconn._engine import Acceptor, Engine, Service
 from tcpconn._link import Link, Poller
 from tcpconn._session import Session
@@ -34,7 +35,7 @@ def make_link(sock: socket.socket, kind: str) -> Link:
 def keeper_for(link: Link) -> Keeper:
     """The keeper that looks after links of this kind; a new one if the last has ended."""
 
-def make_engine(session: Session, link: Link, acceptor: Acceptor | None = None) -> Engine:
+def make_engine(session: Session, link: Link, acceptor: Acceptor | None = None) -> Driver:
     """An engine in the care of a keeper."""
 
 def join_ended_keepers(timeout: float | None) -> None:

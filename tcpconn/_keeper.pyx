@@ -11,15 +11,43 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 
-from tcpconn._engine cimport VISIT_DROP, VISIT_NEVER, Engine, Service
-from tcpconn._link cimport Poller, StdlibPoller
+from tcpconn._driver cimport Driver
+from tcpconn._engine cimport (
+    DUE_LOOK,
+    INLINE_ROUNDS,
+    KEEPER,
+    NOBODY,
+    USER,
+    VISIT_DROP,
+    VISIT_NEVER,
+    Engine,
+    Service,
+)
+from tcpconn._frame cimport Fault, fault_set
+from tcpconn._link cimport READY_READ, READY_WRITE, Poller, StdlibPoller
+from tcpconn._routes cimport state_fail
+from tcpconn._send cimport wants_write
+from tcpconn._session cimport (
+    session_deadline,
+    session_goaway,
+    session_is_done,
+    session_is_unused,
+    session_tick,
+)
+from tcpconn._state cimport PHASE_OPEN, State
 from tcpconn._sync cimport (
+    PyThread_acquire_lock,
+    PyThread_acquire_lock_timed,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
     tc_mutex_destroy,
     tc_mutex_init,
     tc_mutex_lock,
     tc_mutex_unlock,
     tc_now,
 )
+from tcpconn._wire cimport CODE_TIMEOUT
 
 import os
 import threading
@@ -27,21 +55,97 @@ import threading
 from tcpconn._link import StdlibLink
 
 
-cdef extern from "pythread.h" nogil:
-    PyThread_type_lock PyThread_allocate_lock()
-    void PyThread_free_lock(PyThread_type_lock lock)
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    int PyThread_acquire_lock_timed(
-        PyThread_type_lock lock, long long microseconds, int interruptible
-    )
-    void PyThread_release_lock(PyThread_type_lock lock)
-
-
 cdef enum:
     EVENTS = 64
+    # How long a link is left alone after its reader left, before the keeper takes it over: longer
+    # than whoever works in request and reply stays away.
+    TAKE_OVER_NS = 5000000
+    KEEPER_READS = 16           # reads of one link before another's turn comes
+    FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused
 
 cdef uint64_t FAR = <uint64_t> 1 << 62
+
+
+cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
+    """What the keeper does for a link: reads if nobody else does, keeps the time, cleans up.
+
+    Returns when to come again (ns), VISIT_NEVER or VISIT_DROP. The link is armed afterwards for
+    what `want` says.
+    """
+    cdef State* s = engine.s
+    cdef uint64_t next_at = 0
+    cdef uint64_t at
+    cdef int _
+    cdef Fault fault
+    engine.lock()
+    if events & READY_WRITE:
+        engine.blocked = False
+    if events & READY_READ and engine.reading == NOBODY and not engine.down:
+        engine.reading = KEEPER
+        engine.drained = False
+        for _ in range(KEEPER_READS):
+            engine.read_once()
+            if engine.drained or engine.down:
+                break
+        engine.reading = NOBODY
+        engine.pass_role()
+    # Looked at again under the lock: what was just read may have set the times that are
+    # compared with it.
+    now = tc_now()
+    session_tick(s, now)
+    if not engine.down and s.phase < PHASE_OPEN and now >= engine.began_at + engine.handshake_ns:
+        fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
+        state_fail(s, &fault)
+        engine.dispatch()
+    if not engine.down and engine.idle_ns > 0 and s.phase == PHASE_OPEN and session_is_unused(s):
+        at = engine.used_at + engine.idle_ns
+        if s.in_route == 0 and s.out_route == 0:
+            # Who made it is about to open its first connection.
+            at = max(at, engine.began_at + FIRST_USE_NS)
+        if now >= at:
+            session_goaway(s)
+    if wants_write(s) and not engine.writing:
+        engine.pump(INLINE_ROUNDS)
+    if (s.goaway_sent or s.goaway_received) and not engine.down and session_is_done(s):
+        engine.close_here()
+    if engine.down:
+        next_at = now + 1000000
+        if engine.reading == NOBODY and not engine.writing and engine.outside == 0:
+            engine.due &= ~DUE_LOOK
+            if engine.due == 0:
+                engine.released = True
+                next_at = VISIT_DROP
+        engine.want = 0
+        engine.unlock()
+        return next_at
+    # When to come again: while somebody reads, to see whether they still do.
+    if not engine.owned:
+        if engine.reading == NOBODY and now - min(engine.left_at, now) >= TAKE_OVER_NS:
+            engine.owned = True
+        else:
+            next_at = now + TAKE_OVER_NS
+    at = session_deadline(s)
+    if at != 0 and (next_at == 0 or at < next_at):
+        next_at = at
+    at = 0
+    if s.phase < PHASE_OPEN:
+        at = engine.began_at + engine.handshake_ns
+    elif engine.idle_ns > 0:
+        # A used link is looked at in idle_ns's time: not worth a wake-up when it becomes idle.
+        at = max(engine.used_at + engine.idle_ns, now + engine.idle_ns // 4)
+        if s.in_route == 0 and s.out_route == 0:
+            at = max(at, engine.began_at + FIRST_USE_NS)
+    if at != 0 and (next_at == 0 or at < next_at):
+        next_at = at
+    engine.want = 0
+    if engine.owned and engine.reading != USER:
+        engine.want |= READY_READ     # one who polls is done in a moment, and tells nobody
+    if engine.blocked and engine.reading != USER:
+        engine.want |= READY_WRITE
+    engine.due &= ~DUE_LOOK       # this is the look
+    engine.unlock()
+    return next_at
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -181,7 +285,7 @@ cdef class Keeper(Service):
         cdef int want
         if (<Engine> key).dropping:
             return
-        at = (<Engine> key).visit(events, now)
+        at = visit(<Engine> key, events, now)
         if at == VISIT_DROP:
             if self.forget(key):
                 return
@@ -390,7 +494,7 @@ def make_engine(session, link, acceptor=None):
     while True:
         with _starting:
             keeper = keeper_for(link)
-            engine = Engine(session, link, keeper, acceptor)
+            engine = Driver(session, link, keeper, acceptor)
             if keeper.register(engine):
                 return engine
 

@@ -11,7 +11,9 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from tcpconn._buffer cimport Block, Lease
+from tcpconn._ending cimport ended_error
 from tcpconn._engine cimport (
+    INLINE_ROUNDS,
     NOBODY,
     WAITED_READY,
     WAITED_SIGNAL,
@@ -33,7 +35,6 @@ from tcpconn._frame import CODE_NAMES
 
 
 cdef enum:
-    INLINE_ROUNDS = 64
     COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
     COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
     SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
@@ -80,7 +81,7 @@ cdef class Receiving:
             raise errors.ConnectionReset(
                 f"the peer refused connection {self.id} ({code_name(out_code)})", out_code
             )
-        raise engine.ended_error()
+        raise ended_error(engine)
 
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size

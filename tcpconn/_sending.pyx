@@ -11,7 +11,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from tcpconn._ending cimport ended_error
 from tcpconn._engine cimport (
+    INLINE_ROUNDS,
+    STREAM_BATCH,
     WAITED_SIGNAL,
     WAITED_TIMEOUT,
     WANT_ROOM,
@@ -45,8 +48,6 @@ cdef extern from "Python.h":
 
 
 cdef enum:
-    INLINE_ROUNDS = 64
-    STREAM_BATCH = 65536        # what gathers before it is written
     DIRECT_MOST = 65487         # what fits a block of the send queue, with an OPEN before it
 
 
@@ -67,7 +68,7 @@ cdef class Sending(Receiving):
         if self.closed_here:
             raise errors.ConnectionClosed(f"connection {self.id} was closed here")
         if room == ROOM_CLOSED or engine.down or not self.conn.attached:
-            raise engine.ended_error()
+            raise ended_error(engine)
         if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
             raise errors.ConnectionClosed(
                 f"the peer has closed connection {self.id}: nobody reads it any more"

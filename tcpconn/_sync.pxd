@@ -18,3 +18,19 @@ cdef extern from "_sync.h" nogil:
     int32_t tc_atomic_add(int32_t* counter, int32_t change)  # returns the new value
     int32_t tc_atomic_get(int32_t* counter)
     uint64_t tc_now()
+
+
+# CPython's thread locks, on which waiting threads are parked. None of these calls needs the GIL.
+cdef extern from "pythread.h" nogil:
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR            # a signal came
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible
+    )
+    void PyThread_release_lock(PyThread_type_lock lock)

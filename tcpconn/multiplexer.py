@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._endpoint import accept_endpoint, endpoints, open_endpoint
-from tcpconn._engine import Acceptor, Engine
+from tcpconn._driver import Driver
+from tcpconn._engine import Acceptor
 from tcpconn._keeper import join_ended_keepers, make_engine, make_link
 from tcpconn._session import Session
 from tcpconn.addresses import Address, describe, parse_address, resolve
@@ -149,7 +150,7 @@ class Multiplexer:
         except ValueError as error:
             sock.close()
             raise OptionError(str(error)) from None
-        self._engine: Engine = make_engine(Session(options, client=client), link, acceptor)
+        self._engine: Driver = make_engine(Session(options, client=client), link, acceptor)
         self._engine.local_address = self.local_address
         self._engine.peer_address = self.peer_address
         self._engine.home = weakref.ref(self)
@@ -251,7 +252,7 @@ class Multiplexer:
         self._managed = True
 
     @property
-    def key(self) -> Engine:
+    def key(self) -> Driver:
         """What stands for it where it must not be kept alive."""
         return self._engine
 
@@ -320,7 +321,7 @@ class Multiplexer:
 def _end_callback(
     reference: weakref.ref[Multiplexer],
     released: threading.Event,
-    engine: Engine,
+    engine: Driver,
     on_end: Callable[[Multiplexer], None] | None,
 ) -> Callable[[], None]:
     """What happens once the link's descriptor is closed. Must not keep the multiplexer alive."""
