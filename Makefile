@@ -20,7 +20,7 @@ SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -pr
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers bench-scale check-cost \
+.PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers bench-scale bench-compare check-cost \
 	lint types format check wheel sdist develop clean distclean
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo "make bench ARGS=--quick    the same within a minute"
 	@echo "make bench-peers           measure other libraries too"
 	@echo "make bench-scale           measure what grows: connections, threads, message sizes, links"
+	@echo "make bench-compare BASE=HEAD~3"
+	@echo "                           measure against another commit, run by run"
 	@echo "make check-cost            instructions of the hot paths against those on record (valgrind)"
 	@echo "make check                 lint and types"
 	@echo "make format                let ruff rewrite the Python files"
@@ -78,6 +80,10 @@ bench-peers: $(VENV)/.installed $(VENV)/.extra-bench $(VENV)/.extra-peers
 
 bench-scale: $(VENV)/.installed $(VENV)/.extra-bench
 	@$(MAKE) bench ARGS="--only connections --only threads --only sizes --only links $(ARGS)"
+
+bench-compare: $(VENV)/.installed $(VENV)/.extra-bench
+	@test -n "$(BASE)" || { echo "error: name a commit with BASE=..." >&2; exit 1; }
+	$(PY) -m benchmarks.compare $(BASE) $(ARGS)
 
 check-cost: $(VENV)/.installed
 	$(PY) -m benchmarks.cost $(ARGS)

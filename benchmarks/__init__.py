@@ -6,6 +6,7 @@
     placement.py    on which cores           allocations.py counts what one operation allocates
     report.py       results and ratios       markdown.py, html.py, charts.py, live.py    show them
     scale/          what grows: connections, threads, sizes, links
+    compare.py      this tree against another commit
     cost.py         instructions of the hot paths (hot_paths.py, callgrind.py, cost.json)
     compiled.py     builds `_limit.pyx` and `_allocs.pyx` on first use
     micro/          micro-benchmarks without sockets, for pytest

@@ -333,7 +333,7 @@ class TestCost:
         from benchmarks.cost import Cost, compare
 
         recorded = {"session: send": Cost(100, 0, {}), "send": Cost(100, 0, {})}
-        assert compare(recorded, {"session: send": Cost(100.9, 0), "send": Cost(103.9, 0)})[1]
+        assert compare(recorded, {"session: send": Cost(100.9, 0), "send": Cost(101.9, 0)})[1]
         lines, good = compare(recorded, {"session: send": Cost(98, 0), "send": Cost(90, 0)})
         assert good
         assert "less" in lines[1]
@@ -349,6 +349,41 @@ class TestCost:
         assert {"send 1 KiB", "receive 1 KiB", "session: a chunk of 64 KiB"} <= paths
         recorded = json.loads((ROOT / "benchmarks" / "cost.json").read_text())
         assert set(recorded["costs"]) == paths
+
+
+class TestCompare:
+    def test_ratios_are_taken_pair_by_pair(self):
+        from benchmarks.compare import Comparison
+
+        # The machine was twice as slow in the third pair.
+        found = Comparison(base=[100, 100, 200, 100, 100], this=[80, 82, 160, 78, 90])
+        assert found.ratios == [0.8, 0.82, 0.8, 0.78, 0.9]
+        assert found.median == 0.8
+        assert found.middle == (0.8, 0.82)
+        assert found.verdict == "1.25 times faster"
+
+    def test_says_when_it_cannot_tell(self):
+        from benchmarks.compare import Comparison
+
+        assert "tell" in Comparison([100, 100, 100, 100], [80, 120, 70, 130]).verdict
+        assert "tell" in Comparison([100], [50]).verdict
+        assert Comparison([100], [50]).middle == (0.5, 0.5)
+
+    def test_a_commit_that_is_not_there_is_an_error(self, capsys):
+        from benchmarks import compare
+
+        assert compare.main(["no-such-commit"]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+    def test_both_sides_are_measured(self):
+        from benchmarks.compare import measure
+        from benchmarks.workloads import WORKLOADS
+
+        # The base is what is installed as well: nothing has to be built.
+        site = Path(importlib.util.find_spec("tcpconn").origin).parent.parent
+        found = measure(WORKLOADS["small"], "tcpconn", site, rounds=3, seconds=0.01, most=20)
+        assert len(found.ratios) == 3
+        assert all(0.01 < ratio < 100 for ratio in found.ratios)
 
 
 @pytest.fixture(scope="module")
