@@ -554,8 +554,10 @@ class TestCommand:
         assert [row["workload"] for row in data["results"]] == workloads
 
     def test_what_grows_is_in_its_reports(self, tmp_path):
-        pytest.importorskip("matplotlib")
-        files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "markdown", "html")}
+        kinds = ["json", "markdown"]
+        if importlib.util.find_spec("matplotlib") is not None:
+            kinds.append("html")
+        files = {kind: tmp_path / f"report.{kind}" for kind in kinds}
         done = _harness(
             *("--quick", "--round-seconds", "0.01"),
             *(part for name in SCALES for part in ("--only", name)),
@@ -572,7 +574,8 @@ class TestCommand:
             assert {point["subject"] for point in points} == set(scale.subjects)
             assert all(point["value"] > 0 for point in points)
             assert f"`{name}`" in files["markdown"].read_text()
-            assert f'aria-label="{scale.title}' in files["html"].read_text()
+            if "html" in files:
+                assert f'aria-label="{scale.title}' in files["html"].read_text()
 
     def test_says_who_is_not_known(self):
         done = _harness("--subjects", "carrier_pigeon")
