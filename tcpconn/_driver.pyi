@@ -42,6 +42,9 @@ class Driver(Engine):
     def connections(self) -> int:
         """How many connections the session has."""
 
+    def stats(self) -> dict[str, int]:
+        """The session's counters. In a forked child, whose they are not, `ConnectionClosed`."""
+
     @property
     def round_trip(self) -> float | None:
         """Seconds, or None when nothing was measured yet."""

@@ -152,6 +152,12 @@ cdef class Driver(Engine):
         """How many connections the session has."""
         return self.s.connections
 
+    def stats(self):
+        """The session's counters. In a forked child, whose they are not, `ConnectionClosed`."""
+        if self.generation != current_generation():
+            raise ended_error(self)
+        return self.session.stats()
+
     @property
     def round_trip(self):
         """Seconds, or None when nothing was measured yet."""

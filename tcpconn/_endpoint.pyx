@@ -221,9 +221,12 @@ cdef class Endpoint(Sending):
         """Messages sent, received, bytes sent, received, unread messages, bytes, credit, window."""
         cdef Conn conn
         # Making a tuple may set off the collector, and that may come to a connection of ours.
-        self.engine.lock()
-        conn = self.conn[0]
-        self.engine.unlock()
+        if self.engine.generation == current_generation():
+            self.engine.lock()
+            conn = self.conn[0]
+            self.engine.unlock()
+        else:
+            conn = self.conn[0]     # a forked child: whoever held the lock is not there to give it back
         return (
             conn.messages_sent, conn.messages_received, conn.bytes_sent, conn.bytes_received,
             conn.unread_count, conn.unread_bytes, conn.send_limit - conn.send_used, conn.window,
@@ -298,6 +301,8 @@ def endpoints(Engine engine):
     """The objects that stand for connections of an engine."""
     cdef Conn* conn
     found = []
+    if engine.generation != current_generation():
+        return found
     engine.lock()
     conn = engine.s.attached
     while conn is not NULL:

@@ -235,8 +235,11 @@ class Multiplexer:
         return "open" if self._engine.takes_connections else "closing"
 
     def stats(self) -> MultiplexerStats:
-        """The session's counters now. Thread-safe, never waits."""
-        numbers = self._engine.session.stats()
+        """The session's counters now. Thread-safe, never waits.
+
+        Raises `ConnectionClosed` in a process that was forked after the link was made.
+        """
+        numbers = self._engine.stats()
         return MultiplexerStats(
             connections=numbers["connections"],
             bytes_sent=numbers["bytes_sent"],

@@ -80,7 +80,7 @@ with tcpconn.serve(echo, "127.0.0.1:0", link=sys.argv[1]) as server:
 def run(link: str, script: str) -> None:
     """Runs a script in a process of its own, with a server in another."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, link],
+        [sys.executable, "-P", "-c", SERVER, link],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -91,6 +91,7 @@ def run(link: str, script: str) -> None:
             done = subprocess.run(
                 [
                     sys.executable,
+                    "-P",
                     "-c",
                     PRELUDE + textwrap.dedent(script),
                     link,

@@ -233,7 +233,7 @@ with tcpconn.serve(echo, "127.0.0.1:0", link=sys.argv[1]) as server:
 def test_ping(link: str) -> None:
     """Of a process that is stopped, and so does not answer."""
     with subprocess.Popen(
-        [sys.executable, "-c", ECHO, link],
+        [sys.executable, "-P", "-c", ECHO, link],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
