@@ -74,8 +74,10 @@ cdef class Receiving:
                 f"the peer has finished connection {self.id}: no more messages"
             )
         if ended:
+            refused = code in (CODE_REFUSED, CODE_LIMIT, CODE_DUPLICATE)
+            did = "refused" if refused else "reset"
             raise errors.ConnectionReset(
-                f"the peer reset connection {self.id} ({code_name(code)})", code
+                f"the peer {did} connection {self.id} ({code_name(code)})", code
             )
         if out_code != 0 and not (engine.down or engine.s.phase == PHASE_CLOSED):
             raise errors.ConnectionReset(
