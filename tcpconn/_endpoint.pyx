@@ -134,6 +134,7 @@ cdef class Endpoint(Sending):
             pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
+            engine.leave_to_keeper()
             engine.dispatch()
             # Not every end here is an event of the session's: it may have to come behind messages.
             engine.wake_receivers(self.conn)
@@ -171,6 +172,7 @@ cdef class Endpoint(Sending):
             engine.lock()
             session_detach(engine.s, self.conn, CODE_ABORTED, True)
             engine.used_at = tc_now()
+            engine.leave_to_keeper()
             engine.dispatch()
             # Not every end here is an event of the session's: it may have to come behind messages.
             engine.wake_receivers(self.conn)

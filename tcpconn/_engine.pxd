@@ -148,6 +148,7 @@ cdef class Engine:
     cdef void wake_others(self) noexcept nogil
     cdef void take_role(self, Waiter* waiter) noexcept nogil
     cdef void pass_role(self) noexcept nogil
+    cdef void leave_to_keeper(self) noexcept nogil
     cdef void take_down(self) noexcept nogil
     cdef void close_here(self) noexcept nogil
     cdef void ask_for_ack(self) noexcept nogil

@@ -501,6 +501,16 @@ cdef class Engine:
         if self.blocked:
             self.due |= DUE_LOOK
 
+    cdef void leave_to_keeper(self) noexcept nogil:
+        """A connection has ended here, and whoever read for it will hardly come back.
+
+        On a server, what comes next may be for nobody who waits on this link: the thread that
+        accepts waits for all of them. So the keeper reads from now on, not only after a while.
+        """
+        if self.acceptor is not None and self.reading == NOBODY and not self.owned:
+            self.owned = True
+            self.due |= DUE_LOOK
+
     cdef int read_pass(self, uint64_t deadline) noexcept nogil:
         """One read by a waiting thread that has the role. A Waited."""
         cdef int events, wanted
