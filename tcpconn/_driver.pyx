@@ -24,6 +24,7 @@ from tcpconn._wire cimport CODE_SHUTDOWN
 
 from tcpconn import errors
 
+
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Driver(Engine):
     """One session over one link. Thread-safe; timeouts in seconds, None for no limit."""

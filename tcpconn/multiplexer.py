@@ -16,8 +16,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from tcpconn._endpoint import accept_endpoint, endpoints, open_endpoint
 from tcpconn._driver import Driver
+from tcpconn._endpoint import accept_endpoint, endpoints, open_endpoint
 from tcpconn._engine import Acceptor
 from tcpconn._keeper import join_ended_keepers, make_engine, make_link
 from tcpconn._session import Session
