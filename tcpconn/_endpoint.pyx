@@ -228,7 +228,7 @@ cdef class Endpoint(Sending):
             conn = self.conn[0]
             self.engine.unlock()
         else:
-            conn = self.conn[0]     # a forked child: whoever held the lock is not there to give it back
+            conn = self.conn[0]     # a forked child: who held the lock is not there to give it back
         return (
             conn.messages_sent, conn.messages_received, conn.bytes_sent, conn.bytes_received,
             conn.unread_count, conn.unread_bytes, conn.send_limit - conn.send_used, conn.window,
