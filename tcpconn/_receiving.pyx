@@ -102,11 +102,12 @@ cdef class Receiving:
         cdef int64_t limit
         cdef uint64_t deadline = 0
         cdef uint64_t now
-        try:
-            limit = as_timeout(timeout)
-        except BaseException:
+        if timeout is None:
+            limit = -1
+        else:
             engine.unlock()
-            raise
+            limit = as_timeout(timeout)     # it may run any code
+            engine.lock()
         while True:
             message = take_message(s, conn, False, most)
             if message is not NULL:

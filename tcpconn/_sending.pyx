@@ -84,11 +84,12 @@ cdef class Sending(Receiving):
         cdef int outcome
         cdef int64_t limit
         cdef uint64_t now
-        try:
-            limit = as_timeout(timeout)
-        except BaseException:
+        if timeout is None:
+            limit = -1
+        else:
             engine.unlock()
-            raise
+            limit = as_timeout(timeout)     # it may run any code
+            engine.lock()
         if limit >= 0:
             now = tc_now()
             if deadline[0] == 0:
