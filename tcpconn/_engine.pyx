@@ -607,6 +607,8 @@ cdef class Engine:
             waiter = waiter.next
 
     cdef void close_here(self) noexcept nogil:
+        if self.s.phase == PHASE_CLOSED and self.writing:
+            return                      # what the peer is told of its fault is just going out
         if self.s.phase != PHASE_CLOSED:
             self.closed_here = not self.s.goaway_received or self.s.goaway_sent
         self.take_down()
