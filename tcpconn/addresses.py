@@ -44,7 +44,7 @@ def parse_address(address: Any) -> Address:
 def _parse_text(address: str) -> Address:
     if address.startswith("unix:"):
         path = address[len("unix:") :]
-        if not path:
+        if not path or "\0" in path:
             raise AddressError(f"{address!r} has no path; an address is {FORMS}")
         return Address(path=path)
     found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*)):(\d+)", address)

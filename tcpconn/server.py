@@ -52,6 +52,9 @@ def bind(address: Address) -> socket.socket:
             sock.close()
             last = error
             failures.append(f"{describe(sockaddr)}: {error.strerror or error}")
+        except BaseException:
+            sock.close()
+            raise
     raise ConnectError(f"cannot listen on {address} ({'; '.join(failures)})") from last
 
 
