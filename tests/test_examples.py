@@ -1,17 +1,14 @@
-"""The examples run, end by themselves and say what they should; so does the README's."""
+"""The examples run, end by themselves and say what they should."""
 
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-README = ROOT / "README.md"
 
 OUTPUT = {
     "echo": r"sent 5 bytes, received 5: True\n"
@@ -51,25 +48,3 @@ def test_example(name: str) -> None:
 @pytest.mark.parametrize("name", OUTPUT)
 def test_example_says_how_to_run_it(name: str) -> None:
     assert f"\n    python examples/{name}.py" in (EXAMPLES / f"{name}.py").read_text("utf-8")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT ends a process otherwise there")
-def test_the_readmes_first_steps(tmp_path: Path) -> None:
-    server, client = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    address = f"unix:{tmp_path}/socket"
-    for name, code in (("server", server), ("client", client)):
-        assert "127.0.0.1:9000" in code
-        Path(tmp_path, f"{name}.py").write_text(code.replace("127.0.0.1:9000", address), "utf-8")
-    with subprocess.Popen(
-        python(tmp_path / "server.py"), stderr=subprocess.PIPE, text=True
-    ) as serving:
-        while not Path(tmp_path, "socket").exists():
-            assert serving.poll() is None
-            time.sleep(0.01)
-        done = subprocess.run(
-            python(tmp_path / "client.py"), capture_output=True, text=True, timeout=50, check=False
-        )
-        assert (done.stdout, done.stderr) == ("b'hello, world'\n", "")
-        serving.send_signal(signal.SIGINT)
-        _, errors = serving.communicate(timeout=50)
-        assert errors.endswith("KeyboardInterrupt\n")

@@ -1,0 +1,93 @@
+"""What the README shows works, and what it lists is what there is."""
+
+import dataclasses
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tcpconn
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def section(title: str) -> str:
+    """A section's text, without its subsections."""
+    found = re.search(rf"^##+ {title}\n(.*?)(?=^#|\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def written(value: object) -> str:
+    """A default as the table of options has it."""
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    if isinstance(value, float):
+        return f"{value:.0f} s" if value else "0"
+    assert isinstance(value, int)
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % size == 0:
+            return f"{value // size} {unit}"
+    return f"{value:,}"
+
+
+def test_options() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", section("Options"), re.MULTILINE)
+    options = tcpconn.Options()
+    assert rows == [
+        (field.name, written(getattr(options, field.name))) for field in dataclasses.fields(options)
+    ]
+
+
+def test_errors() -> None:
+    named = set(re.findall(r"`(\w+)`", section("Errors")))
+    for name in tcpconn.__all__:
+        thing = getattr(tcpconn, name)
+        if isinstance(thing, type) and issubclass(thing, tcpconn.TcpconnError):
+            assert name in named or name == "SessionLost"  # which is for resuming
+
+
+def test_every_method_of_a_connection_is_listed() -> None:
+    text = section("The interface")
+    for name in dir(tcpconn.Connection):
+        if not name.startswith("_") and name not in ("engine", "counters"):
+            assert re.search(rf"`{name}\b", text), name
+
+
+def test_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    anchors = {"#" + heading.lower().replace(" ", "-").replace(",", "") for heading in headings}
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert target in anchors or (ROOT / target).exists(), target
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT ends a process otherwise there")
+def test_first_steps(tmp_path: Path) -> None:
+    server, client = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    address = f"unix:{tmp_path}/socket"
+    for name, code in (("server", server), ("client", client)):
+        assert "127.0.0.1:9000" in code
+        Path(tmp_path, f"{name}.py").write_text(code.replace("127.0.0.1:9000", address), "utf-8")
+    python = [sys.executable, "-P", "-W", "error"]
+    with subprocess.Popen(
+        [*python, str(tmp_path / "server.py")], stderr=subprocess.PIPE, text=True
+    ) as serving:
+        while not Path(tmp_path, "socket").exists():
+            assert serving.poll() is None
+            time.sleep(0.01)
+        done = subprocess.run(
+            [*python, str(tmp_path / "client.py")],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("b'hello, world'\n", "")
+        serving.send_signal(signal.SIGINT)
+        _, errors = serving.communicate(timeout=50)
+        assert errors.endswith("KeyboardInterrupt\n")
