@@ -327,10 +327,10 @@ cdef class Receiving:
         messages = [self.receive(timeout)]
         while len(messages) < most:
             engine.lock()
-            message = self.conn.unread_first
-            if message is NULL or message.kind == MESSAGE_POSTED:
+            message = take_message(engine.s, self.conn, False, size_ceiling())
+            if message is NULL:
                 engine.unlock()
                 break
-            message = self.next_message(0, size_ceiling(), NULL, 0)
+            self.took()
             messages.append(self.to_bytes(message))
         return messages
