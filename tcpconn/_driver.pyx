@@ -35,6 +35,7 @@ cdef class Driver(Engine):
         cdef uint64_t began = tc_now()
         with nogil:
             self.lock()
+            self.dispatch()             # the session may have been fed before it had a link
             self.pump(INLINE_ROUNDS)
             self.unlock()
         if not self.s.client:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tcpconn._buffer cimport Block, Pool
+from tcpconn._wire cimport SECRET_SIZE
 
 
 cdef struct Header:
@@ -31,6 +32,8 @@ cdef struct Hello:              # HELLO and WELCOME, section 4
     uint64_t session_credit
     uint32_t keepalive
     uint32_t max_connections
+    bint has_secret             # the server keeps the session when the link breaks
+    uint8_t[SECRET_SIZE] secret
 
 
 cdef struct Assembly:           # a message of which chunks are still to come

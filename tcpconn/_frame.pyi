@@ -1,6 +1,6 @@
 """The codec, as far as Python sees it: for tests, tools and whoever debugs a capture."""
 
-from typing import Final, TypedDict
+from typing import Final, NotRequired, TypedDict
 
 from typing_extensions import Buffer
 
@@ -24,6 +24,7 @@ class _Hello(TypedDict):
     session_credit: int
     keepalive: int
     max_connections: int
+    secret: NotRequired[bytes]
 
 PREFACE: Final[bytes]
 WIRE: Final[_Wire]
@@ -67,6 +68,7 @@ def encode_hello(
     session_credit: int = 67108864,
     keepalive: int = 0,
     max_connections: int = 100000,
+    secret: bytes | None = None,
     welcome: bool = False,
 ) -> bytes:
     """A HELLO (or WELCOME) frame, section 4."""

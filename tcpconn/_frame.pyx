@@ -191,7 +191,7 @@ cdef inline uint8_t* put_tag(uint8_t* p, uint16_t tag, uint16_t length) noexcept
 
 
 cdef uint8_t* put_hello(uint8_t* p, uint8_t type, const Hello* hello) noexcept nogil:
-    """Writes a HELLO or WELCOME frame; at most 160 bytes."""
+    """Writes a HELLO or WELCOME frame; at most 200 bytes."""
     cdef uint8_t* start = p
     p += HEADER_SIZE
     p = put_bytes(put_tag(p, TAG_SESSION_ID, 16), hello.session_id, 16)
@@ -202,6 +202,8 @@ cdef uint8_t* put_hello(uint8_t* p, uint8_t type, const Hello* hello) noexcept n
     p = put_u64(put_tag(p, TAG_SESSION_CREDIT, 8), hello.session_credit)
     p = put_u32(put_tag(p, TAG_KEEPALIVE, 4), hello.keepalive)
     p = put_u32(put_tag(p, TAG_MAX_CONNECTIONS, 4), hello.max_connections)
+    if type == WELCOME and hello.has_secret:
+        p = put_bytes(put_tag(p, TAG_SECRET, SECRET_SIZE), hello.secret, SECRET_SIZE)
     put_header(start, <uint32_t> (p - start - HEADER_SIZE), type, 0, 0, 0)
     return p
 
@@ -254,7 +256,7 @@ cdef int parse_hello(const uint8_t* p, size_t length, Hello* hello, Fault* fault
     while cursor_left(&cursor) > 0:
         if next_tag(&cursor, &tag, &value, fault):
             return <int> fault.code
-        if tag == 0 or tag > TAG_MAX_CONNECTIONS:
+        if tag == 0 or tag > TAG_SECRET:
             continue
         if seen & (<uint32_t> 1 << tag):
             return fault_numbers(fault, CODE_MALFORMED, b"3.1", b"a tag occurs twice", tag, 1)
@@ -277,6 +279,11 @@ cdef int parse_hello(const uint8_t* p, size_t length, Hello* hello, Fault* fault
             hello.session_credit = take_u64(&value)
         elif tag == TAG_KEEPALIVE:
             hello.keepalive = take_u32(&value)
+        elif tag == TAG_SECRET:
+            hello.has_secret = True
+            at = take_bytes(&value, SECRET_SIZE)
+            if at is not NULL:
+                memcpy(hello.secret, at, SECRET_SIZE)
         else:
             hello.max_connections = take_u32(&value)
         if value.failed or cursor_left(&value) != 0:
@@ -404,7 +411,8 @@ WIRE = {
         "session_id": TAG_SESSION_ID, "nonce": TAG_NONCE, "max_frame_size": TAG_MAX_FRAME_SIZE,
         "max_message_size": TAG_MAX_MESSAGE_SIZE, "route_credit": TAG_ROUTE_CREDIT,
         "session_credit": TAG_SESSION_CREDIT, "keepalive": TAG_KEEPALIVE,
-        "max_connections": TAG_MAX_CONNECTIONS,
+        "max_connections": TAG_MAX_CONNECTIONS, "secret": TAG_SECRET,
+        "epoch": TAG_EPOCH, "received": TAG_RECEIVED, "proof": TAG_PROOF,
     },
     "codes": {
         "NONE": CODE_NONE, "PROTOCOL": CODE_PROTOCOL, "VERSION": CODE_VERSION,
@@ -495,12 +503,19 @@ def encode_hello(
     uint64_t session_credit=67108864,
     uint32_t keepalive=0,
     uint32_t max_connections=100000,
+    bytes secret=None,
     bint welcome=False,
 ):
     """A HELLO (or WELCOME) frame, section 4."""
     cdef Hello hello
     cdef uint8_t[256] out
     cdef uint8_t* end
+    memset(&hello, 0, sizeof(Hello))
+    if secret is not None:
+        if len(secret) != SECRET_SIZE:
+            raise ValueError(f"a secret has {SECRET_SIZE} bytes")
+        hello.has_secret = True
+        memcpy(hello.secret, PyBytes_AS_STRING(secret), SECRET_SIZE)
     if len(session_id) != 16 or len(nonce) != 16:
         raise ValueError("session_id and nonce have 16 bytes each")
     memcpy(hello.session_id, PyBytes_AS_STRING(session_id), 16)
@@ -521,7 +536,7 @@ def decode_hello(bytes payload):
     cdef Fault fault
     if parse_hello(<const uint8_t*> PyBytes_AS_STRING(payload), len(payload), &hello, &fault):
         raise frame_error(&fault)
-    return {
+    fields = {
         "session_id": (<const char*> hello.session_id)[:16],
         "nonce": (<const char*> hello.nonce)[:16],
         "max_frame_size": hello.max_frame_size,
@@ -531,3 +546,6 @@ def decode_hello(bytes payload):
         "keepalive": hello.keepalive,
         "max_connections": hello.max_connections,
     }
+    if hello.has_secret:
+        fields["secret"] = (<const char*> hello.secret)[:SECRET_SIZE]
+    return fields

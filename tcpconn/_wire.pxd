@@ -41,6 +41,12 @@ cdef enum:
     TAG_SESSION_CREDIT = 6
     TAG_KEEPALIVE = 7
     TAG_MAX_CONNECTIONS = 8
+    TAG_SECRET = 9
+
+    # tags of RESUME and RESUMED, section 12; the session id's is the same
+    TAG_EPOCH = 16
+    TAG_RECEIVED = 17
+    TAG_PROOF = 18
 
     # codes, section 10
     CODE_NONE = 0
@@ -74,6 +80,7 @@ cdef enum:
     MIN_CHUNK = 1024
     FRAME_COST = 64
     MAX_PRIORITY = 7
+    SECRET_SIZE = 32
     OPEN_SIZE = 17              # UUID and priority, before the tagged fields
     ACK_BYTES = 2097152         # payload after which an ack is due at the latest, section 8
 

@@ -149,6 +149,7 @@ class Multiplexer:
         name: str | None = None,
         acceptor: Acceptor | None = None,
         on_end: Callable[[Multiplexer], None] | None = None,
+        first: bytes = b"",
     ) -> None:
         self.options = options
         self.local_address = describe(sock.getsockname())
@@ -167,7 +168,9 @@ class Multiplexer:
         except ValueError as error:
             sock.close()
             raise OptionError(str(error)) from None
-        self._engine: Driver = make_engine(Session(options, client=client), link, acceptor)
+        session = Session(options, client=client)
+        session.feed(first)
+        self._engine: Driver = make_engine(session, link, acceptor)
         self._engine.local_address = self.local_address
         self._engine.peer_address = self.peer_address
         self._engine.home = weakref.ref(self)
@@ -365,10 +368,11 @@ def serve_socket(
     options: Options,
     acceptor: Acceptor | None = None,
     on_end: Callable[[Multiplexer], None] | None = None,
+    first: bytes = b"",
 ) -> Multiplexer:
-    """A multiplexer on an accepted socket. Does not wait for the peer's greeting."""
+    """A multiplexer on an accepted socket, of which `first` was read already. Does not wait."""
     multiplexer = Multiplexer.__new__(Multiplexer)
-    multiplexer._begin(sock, False, options, acceptor=acceptor, on_end=on_end)
+    multiplexer._begin(sock, False, options, acceptor=acceptor, on_end=on_end, first=first)
     return multiplexer
 
 

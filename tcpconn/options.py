@@ -59,6 +59,10 @@ class Options:
     handshake_timeout: float = 10.0
     """Seconds until the peer's HELLO or WELCOME must be here."""
 
+    max_handshakes: int = 256
+    """Links of a listener that have not said HELLO yet; beyond, the oldest is given up. An honest
+    peer needs its place for a round trip."""
+
     idle_timeout: float = 30.0
     """Seconds a pooled link without connections is kept."""
 
@@ -78,6 +82,7 @@ class Options:
         self._check_int("send_queue_size", 64 * KIB, _CEILING)
         self._check_int("max_connections", 1, 0xFFFFFFFF)
         self._check_int("max_unaccepted", 1, 0xFFFFFFFF)
+        self._check_int("max_handshakes", 1, 0xFFFFFFFF)
         self._check_seconds("handshake_timeout", 1e-3)
         self._check_seconds("idle_timeout", 0.0)
         self._check_seconds("busy_poll", 0.0)

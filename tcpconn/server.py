@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
 import socket
 import stat
 import threading
@@ -19,6 +18,8 @@ from tcpconn._accept import AcceptQueue
 from tcpconn.addresses import Address, describe, parse_address, resolve
 from tcpconn.connection import Connection
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
+from tcpconn.greeter import Greeter
+from tcpconn.handshake import UNKNOWN_SESSION, Resume, reject
 from tcpconn.multiplexer import Multiplexer, serve_socket
 from tcpconn.options import Options, make_options
 
@@ -26,9 +27,6 @@ logger = logging.getLogger("tcpconn")
 
 BACKLOG = 1024
 """Links that the kernel holds until they are accepted: for a burst of clients."""
-
-PAUSE_SECONDS = 0.1
-"""Pause after `accept` failed for want of descriptors or memory, not to fail in a busy loop."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -80,49 +78,27 @@ class Listener:
     def __init__(self, address: Any, options: Options) -> None:
         self._address = parse_address(address)
         self._options = options
-        self._socket = bind(self._address)
         self._lock = threading.Lock()
         self._multiplexers: dict[Any, Multiplexer] = {}
         self._queue = AcceptQueue()
         self._closed = False
-        self._woken, self._waker = socket.socketpair()
-        self.address: str = describe(self._socket.getsockname())
+        sock = bind(self._address)
+        self.address: str = describe(sock.getsockname())
         """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
-        self._thread = threading.Thread(
-            target=self._accept_links, name=f"tcpconn-listener {self.address}", daemon=True
+        self._greeter = Greeter(
+            sock,
+            self.address,
+            serve=self._begin_session,
+            resume=self._resume_session,
+            places=options.max_handshakes,
+            seconds=options.handshake_timeout,
         )
-        self._thread.start()
 
     # Links
 
-    def _accept_links(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            while not self._closed:
-                selector.select()
-                while not self._closed:
-                    try:
-                        sock, _ = self._socket.accept()
-                    except (BlockingIOError, InterruptedError):
-                        break
-                    except ConnectionError:
-                        continue  # gone before it was accepted
-                    except OSError as error:
-                        if not self._closed:
-                            logger.warning("%s: accept failed: %s", self.address, error)
-                            self._pause()
-                        break
-                    self._begin_link(sock)
-
-    def _pause(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
-            selector.select(PAUSE_SECONDS)
-
-    def _begin_link(self, sock: socket.socket) -> None:
+    def _begin_session(self, sock: socket.socket, first: bytes) -> None:
         try:
-            multiplexer = serve_socket(sock, self._options, self._queue, self._link_ended)
+            multiplexer = serve_socket(sock, self._options, self._queue, self._link_ended, first)
         except (OSError, TcpconnError) as error:
             logger.warning("%s: a link could not be served: %s", self.address, error)
             sock.close()
@@ -132,6 +108,11 @@ class Listener:
             self._multiplexers[multiplexer.key] = multiplexer
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)
+
+    def _resume_session(self, sock: socket.socket, _request: Resume) -> None:
+        with contextlib.suppress(OSError):
+            sock.send(reject(UNKNOWN_SESSION, "this server keeps no such session"))
+        sock.close()
 
     def _link_ended(self, multiplexer: Multiplexer) -> None:
         with self._lock:
@@ -183,11 +164,7 @@ class Listener:
                 return
             self._closed = True
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._waker.send(b"\0")
-        self._thread.join()
-        self._socket.close()
-        self._waker.close()
-        self._woken.close()
+        self._greeter.close()
         if self._address.path:
             with contextlib.suppress(OSError):
                 Path(self._address.path).unlink()

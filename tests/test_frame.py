@@ -102,10 +102,12 @@ class TestHello:
             "keepalive": 0xFFFFFFFF,
             "max_connections": 1,
         }
+        secret = bytes(range(32))
         for welcome, kind in ((False, wire.HELLO), (True, wire.WELCOME)):
-            [frame] = wire.parse(encode_hello(**fields, welcome=welcome))
+            [frame] = wire.parse(encode_hello(**fields, secret=secret, welcome=welcome))
             assert frame.type == kind
-            assert decode_hello(frame.payload) == fields
+            told = {"secret": secret} if welcome else {}
+            assert decode_hello(frame.payload) == {**fields, **told}
 
     def test_is_read_as_the_independent_codec_writes_it(self):
         [frame] = wire.parse(wire.hello(max_connections=5))

@@ -30,7 +30,8 @@ ORDER = [
     ["_keeper", "_endpoint"],
     ["_accept"],
     ["connection"],
-    ["multiplexer"],
+    ["handshake"],
+    ["multiplexer", "greeter"],
     ["pool"],
     ["server"],
     [""],  # the package itself: tcpconn/__init__.py

@@ -35,6 +35,10 @@ def test_every_value_is_what_the_protocol_says():
             "session_credit": 6,
             "keepalive": 7,
             "max_connections": 8,
+            "secret": 9,
+            "epoch": 16,
+            "received": 17,
+            "proof": 18,
         },
         "codes": {
             "NONE": 0,

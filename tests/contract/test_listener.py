@@ -11,6 +11,7 @@ import pytest
 
 import tcpconn
 from support import ANY, PATIENCE, Background, echo, noise, wait_until
+from tcpconn._frame import PREFACE, encode_hello
 
 
 class TestAccept:
@@ -196,7 +197,8 @@ class TestClose:
     ) -> None:
         listener = tcpconn.listen(ANY, link=link)
         host, port = listener.address.split(":")
-        with socket.create_connection((host, int(port))):
+        with socket.create_connection((host, int(port))) as peer:
+            peer.sendall(PREFACE + encode_hello(session_id=bytes(16), nonce=bytes(16)))
             wait_until(lambda: bool(listener.multiplexers), "the link is not there")
             listener.close(0.02)
         assert listener.multiplexers == []
