@@ -271,7 +271,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
         conn.out_code = known_code(code)
         # Who closed before our direction was open says so when it opens, and has read nothing.
         conn.unheard = (
-            conn.outgoing_first is not NULL or s.queue.acked < s.queue.sequence
+            conn.outgoing_first is not NULL or s.queue.acked < conn.data_sequence
             or conn.in_state == ROUTE_ENDED
         )
         conn.finishing = False

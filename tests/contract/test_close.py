@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 import tcpconn
-from support import KIB, MIB, PATIENCE, Background, Pair, fill, multiplexer_pair, noise, wait_until
+import wire
+from support import (
+    KIB,
+    MIB,
+    PATIENCE,
+    Background,
+    Pair,
+    fill,
+    multiplexer_pair,
+    noise,
+    tcp_pair,
+    wait_until,
+)
 
 Wait = Callable[[tcpconn.Connection], Any]
 
@@ -254,6 +266,31 @@ class TestClose:
         with pytest.raises(tcpconn.ConnectionClosed, match="nobody reads it any more"):
             pair.server.send(b"anybody?")
         pair.server.close()
+
+    @pytest.mark.parametrize(("acked", "heard"), [(0, False), (1, False), (2, True), (4, True)])
+    def test_a_peer_that_closes_has_what_it_acknowledged(
+        self, acked: int, heard: bool, link: str
+    ) -> None:
+        """Whatever other connections have under way meanwhile."""
+        near, far = tcp_pair()
+        peer = wire.Writer()
+        with far, contextlib.closing(tcpconn.Multiplexer(near, link=link)) as multiplexer:
+            far.sendall(wire.PREFACE + wire.hello() + peer.open(1, b"1" * 16))
+            closed = multiplexer.accept(PATIENCE)
+            far.sendall(peer.open(2, b"2" * 16))
+            other = multiplexer.accept(PATIENCE)
+            closed.send(b"OPEN is 0, and this is 1")
+            other.send(b"OPEN is 2, and this is 3")
+            far.sendall(wire.ack(acked) + peer.reset(1, wire.CLOSED, peer=True))
+            said = b""
+            while bytes(wire.Frame(wire.RESET, 0, 1, 4, b"\0\0\0\x10")) not in said:
+                said += far.recv(65536)
+            if heard:
+                closed.flush(PATIENCE)
+            else:
+                with pytest.raises(tcpconn.ConnectionClosed, match="nobody reads it any more"):
+                    closed.flush(PATIENCE)
+            multiplexer.abort()
 
     def test_unread_messages_outlive_the_peers_close(self, pair: Pair) -> None:
         pair.client.send_many([noise(1000), noise(200 * KIB)])
