@@ -138,6 +138,7 @@ cdef class Engine:
     cdef void end_wait(self, Waiter* waiter) noexcept nogil
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil
     cdef bint satisfied(self, const Waiter* waiter) noexcept nogil
+    cdef bint needs_reader(self, const Waiter* waiter) noexcept nogil
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef int read_pass(self, uint64_t deadline) noexcept nogil
     cdef bint read_once(self) noexcept nogil

@@ -271,6 +271,8 @@ cdef class Engine:
                 self.due |= DUE_LOOK
             elif self.reader_waits:
                 self.due |= DUE_WAKE_READER
+        if self.others > 0 and self.reading == NOBODY:
+            self.pass_role()    # a sender who slept while this went on may now need the peer
 
     # Waiting
 
@@ -372,13 +374,20 @@ cdef class Engine:
                 return WAITED_READY if self.satisfied(waiter) else outcome
         return WAITED_READY
 
+    cdef bint needs_reader(self, const Waiter* waiter) noexcept nogil:
+        """Whether it is for the peer to say what this waiter waits for.
+
+        A sender held back by the link needs only that a writer, who is at work, goes on: reading in
+        its stead would cost it a thread switch for every batch.
+        """
+        return (
+            waiter.wanted != WANT_ROOM or self.blocked
+            or send_room(self.s, waiter.conn, waiter.amount) != WAIT_LINK
+        )
+
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
         """Reads, or sleeps until somebody wakes this waiter; something may have changed then."""
-        # A sender held back by the link needs nothing from the peer but that it reads, and a writer
-        # is at work: reading in its stead would cost it a thread switch for every batch.
-        if not waiter.reader and self.reading == NOBODY and (
-            waiter.wanted != WANT_ROOM or self.blocked
-        ):
+        if not waiter.reader and self.reading == NOBODY and self.needs_reader(waiter):
             self.take_role(waiter)
         if waiter.reader:
             return self.read_pass(deadline)
@@ -490,9 +499,7 @@ cdef class Engine:
         """The reader's role is free: it goes to the oldest waiter who sleeps, or to the keeper."""
         cdef Waiter* waiter = self.first
         while waiter is not NULL:
-            if waiter.parked and not waiter.woken and not (
-                waiter.wanted == WANT_ROOM and not self.blocked
-            ):
+            if waiter.parked and not waiter.woken and self.needs_reader(waiter):
                 waiter.woken = True
                 self.take_role(waiter)
                 PyThread_release_lock(waiter.parker)

@@ -38,6 +38,11 @@ LOCAL_SEND_BUFFER = 524288
 """Bytes that a socket to the same machine may hold, where the kernel would let it grow to
 megabytes: there is no distance to be filled, and what lies there for long leaves the cache."""
 
+LOCAL_CONGESTION = b"reno"
+"""Congestion control to the same machine, where no network is to be spared. One that paces (BBR, if
+the system has it as default) sets a timer for what it sends: half of a sender's time. This one is
+there in every Linux, for every user."""
+
 RELEASE_SECONDS = 2.0
 """How long `close` waits for its threads to let go of the socket. They need milliseconds."""
 
@@ -104,6 +109,9 @@ def prepare_socket(sock: socket.socket) -> None:
     if is_local(sock):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SEND_BUFFER)
+        if hasattr(socket, "TCP_CONGESTION"):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):

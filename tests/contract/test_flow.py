@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
+import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -271,6 +275,60 @@ def test_reading_makes_room_for_all_who_wait(pair: Pair) -> None:
     for each in waiting:
         each.result()
     assert received == {noise(100 * KIB, seed) for seed in range(1, 9)}
+
+
+class HoldsUp(logging.Handler):
+    """Holds up the thread that says that a link has ended, which is the keeper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Event()
+        self.go = threading.Event()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if "ended" in record.msg:
+            self.held.set()
+            self.go.wait(PATIENCE)
+        return True
+
+
+@contextlib.contextmanager
+def keeper_held_up(link: str) -> Iterator[None]:
+    logger = logging.getLogger("tcpconn")
+    before = logger.level
+    handler = HoldsUp()
+    with multiplexer_pair(link) as (ending, _):
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(handler)
+        aborting = Background(ending.abort)
+        try:
+            assert handler.held.wait(PATIENCE)
+            yield
+        finally:
+            handler.go.set()
+            aborting.result()
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_senders_who_wait_for_the_reader_need_no_keeper(threads: int, link: str) -> None:
+    """They read for themselves what the peer says about it."""
+    count = 100
+    with multiplexer_pair(link) as (near, far):
+        name = uuid.uuid4()
+        client, server = near.open(name), far.open(name)
+
+        def send() -> None:
+            for number in range(count):
+                client.send(noise(10 * KIB, number), PATIENCE)
+
+        with keeper_held_up(link):
+            senders = [Background(send) for _ in range(threads)]
+            for _ in range(threads * count):
+                server.receive(PATIENCE)
+            for sender in senders:
+                sender.result()
 
 
 def test_empty_messages_are_bounded_too(pair: Pair) -> None:
