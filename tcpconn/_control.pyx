@@ -30,7 +30,15 @@ from tcpconn._routes cimport (
     session_room_came,
     state_fail,
 )
-from tcpconn._send cimport credit_came, send_reset, send_stop
+from tcpconn._rate cimport rate_set, rate_take
+from tcpconn._send cimport (
+    credit_came,
+    keepalive_rate,
+    send_due_resets,
+    send_ping,
+    send_reset,
+    send_stop,
+)
 from tcpconn._sendqueue cimport queue_ack
 from tcpconn._state cimport *
 from tcpconn._table cimport table_next
@@ -132,6 +140,7 @@ cdef void settle(State* s) noexcept nogil:
     s.happened |= HAPPENED_OPEN
     s.theirs.max_message_size = min(s.theirs.max_message_size, s.ours.max_message_size)
     s.send_limit = s.theirs.session_credit
+    rate_set(&s.pings, s.ping_rate + 2 * keepalive_rate(&s.theirs), s.ping_burst)
     node = table_next(&s.ids, &bucket, NULL)
     while node is not NULL:
         conn = <Conn*> node.record
@@ -245,9 +254,15 @@ cdef int on_reset(State* s, uint32_t route, uint32_t code) noexcept nogil:
     cdef Conn* conn = conn_by_in_route(s, route)
     if conn is NULL:
         return no_such_route(s, route)
-    drop_assembly(s, conn)
     if conn.in_state == ROUTE_OPEN:
+        # What we told the peer to stop, it must reset; but what it opens to break it off costs us
+        # more than it.
+        if not rate_take(&s.resets, s.now):
+            return fail_with(
+                s, CODE_LIMIT, b"5", b"connections broken off faster than the limit allows"
+            )
         conn.in_code = known_code(code)
+    drop_assembly(s, conn)
     in_route_ended(s, conn)
     return 0
 
@@ -314,12 +329,18 @@ cdef int on_ack(State* s, uint64_t sequence) noexcept nogil:
     if sequence > s.queue.acked:
         queue_ack(&s.queue, sequence)
         s.happened |= HAPPENED_ACK
+        if s.resets_due > 0:
+            send_due_resets(s)
     return 0
 
 
 cdef int on_ping(State* s, uint64_t token, uint64_t ack) noexcept nogil:
     if on_ack(s, ack):
         return -1
+    # With something new to acknowledge, a PING is no more than an ack asked for.
+    if s.sequence == s.ping_mark and not rate_take(&s.pings, s.now):
+        return fail_with(s, CODE_LIMIT, b"9", b"PINGs faster than the limit allows")
+    s.ping_mark = s.sequence
     if s.pong_count < PONGS:
         s.pong_count += 1
     s.pongs[s.pong_count - 1] = token
@@ -343,6 +364,7 @@ cdef int on_pong(State* s, uint64_t token, uint64_t ack) noexcept nogil:
             s.round_trip = sample
         else:
             s.round_trip += sample // 8 - s.round_trip // 8
+    send_ping(s, s.now)
     return 0
 
 

@@ -87,8 +87,9 @@ cdef class Driver(Engine):
             raise ended_error(self)
         with nogil:
             self.lock()
-            session_ping(self.s, tc_now())
-            token = self.s.ping_token
+            token = session_ping(self.s, tc_now())
+            if self.s.ping_wanted:
+                self.due |= DUE_LOOK    # it has to wait: the keeper sends it then
             if not self.writing:
                 self.pump(INLINE_ROUNDS)
             self.unlock()

@@ -38,7 +38,7 @@ cdef object ended_error(Engine engine):
                 f"{where} was refused: {text} ({name})", code, section
             )
         return errors.ProtocolError(f"the peer ended {where}: {text} ({name})", code, section)
-    if code == CODE_TIMEOUT:
+    if code == CODE_TIMEOUT and s.frames_received == 0:     # the handshake's
         return errors.Timeout(f"{where}: {text}")
     if code == CODE_VERSION:
         return errors.VersionMismatch(f"{where}: {text}", code, section)

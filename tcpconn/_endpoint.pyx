@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from tcpconn._ending cimport ended_error
 from tcpconn._engine cimport (
+    DUE_LOOK,
     INLINE_ROUNDS,
     WANT_ACK,
     WANT_CONNECTION,
@@ -171,6 +172,8 @@ cdef class Endpoint(Sending):
         with nogil:
             engine.lock()
             session_detach(engine.s, self.conn, CODE_ABORTED, True)
+            if engine.s.resets_due > 0:
+                engine.due |= DUE_LOOK  # the peer must not be sent too many: the keeper goes on
             engine.used_at = tc_now()
             engine.leave_to_keeper()
             engine.dispatch()

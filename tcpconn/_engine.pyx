@@ -41,15 +41,12 @@ from tcpconn._send cimport (
     WAIT_CREDIT,
     WAIT_LINK,
     prepare,
+    send_ask,
     send_room,
     wants_write,
     wrote,
 )
-from tcpconn._session cimport (
-    Session,
-    session_is_done,
-    session_ping,
-)
+from tcpconn._session cimport Session, session_is_done
 from tcpconn._state cimport *
 from tcpconn._sync cimport (
     PY_LOCK_ACQUIRED,
@@ -625,7 +622,7 @@ cdef class Engine:
         if self.down or self.s.phase != PHASE_OPEN:
             return
         if self.s.queue.acked < self.s.queue.sequence:
-            session_ping(self.s, tc_now())
+            send_ask(self.s, tc_now())
             self.pump(INLINE_ROUNDS)
 
     # With the GIL

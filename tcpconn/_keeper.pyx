@@ -34,7 +34,7 @@ from tcpconn._session cimport (
     session_is_unused,
     session_tick,
 )
-from tcpconn._state cimport PHASE_OPEN, State
+from tcpconn._state cimport HAPPENED_CLOSED, PHASE_OPEN, State
 from tcpconn._sync cimport (
     PyThread_acquire_lock,
     PyThread_acquire_lock_timed,
@@ -94,6 +94,8 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     # compared with it.
     now = tc_now()
     session_tick(s, now)
+    if s.happened & HAPPENED_CLOSED:
+        engine.dispatch()
     if not engine.down and s.phase < PHASE_OPEN and now >= engine.began_at + engine.handshake_ns:
         fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
         state_fail(s, &fault)

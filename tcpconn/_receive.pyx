@@ -175,8 +175,11 @@ cdef void received(State* s, size_t count, uint64_t now) noexcept nogil:
     """`count` bytes were read into what `targets` said."""
     cdef size_t step
     s.now = now
+    s.heard_at = now
     s.bytes_received += count
     if s.direct is not NULL:
+        s.chunk_at = now
+        s.overdue_at = 0
         step = <size_t> min(<uint64_t> count, s.direct_length - s.direct_done)
         s.direct_done += step
         count -= step
@@ -323,6 +326,9 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
         ):
             return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
         s.expected += conn.assembly.total
+        s.assemblies += 1
+    s.chunk_at = s.now
+    s.overdue_at = 0
     if assembly_reserve(&conn.assembly, size):
         return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
     at += total_field
@@ -493,6 +499,7 @@ cdef void end_direct(State* s) noexcept nogil:
     message.length = conn.assembly.total
     conn.assembly.block = NULL
     assembly_drop(&conn.assembly)
+    s.assemblies -= 1
     push_message(s, conn, message)
     if message.kind == MESSAGE_POSTED:
         s.posted = message

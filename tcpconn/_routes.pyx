@@ -354,6 +354,7 @@ cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
         return
     if conn.assembly.active:
         s.expected -= conn.assembly.total - conn.assembly.filled
+        s.assemblies -= 1
         assembly_drop(&conn.assembly)
     if conn.assembly_cost > 0:
         credit_release(s, conn, conn.assembly_cost)

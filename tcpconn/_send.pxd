@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from tcpconn._frame cimport Hello
 from tcpconn._state cimport Conn, Outgoing, Part, State
 from tcpconn._sync cimport Span
 
@@ -19,6 +20,11 @@ cdef int send_open(State* s, Conn* conn, bint last) noexcept nogil
 cdef void send_finish(State* s, Conn* conn) noexcept nogil
 cdef void send_reset(State* s, Conn* conn, uint32_t code) noexcept nogil
 cdef void send_stop(State* s, Conn* conn, uint32_t code) noexcept nogil
+cdef void send_break(State* s, Conn* conn, uint32_t code) noexcept nogil
+cdef void send_due_resets(State* s) noexcept nogil
+cdef double keepalive_rate(const Hello* hello) noexcept nogil
+cdef void send_ping(State* s, uint64_t now) noexcept nogil
+cdef void send_ask(State* s, uint64_t now) noexcept nogil
 cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil
 cdef int send_direct(
     State* s, Conn* conn, const Part* parts, uint32_t count, uint64_t size

@@ -7,7 +7,8 @@ is before it.
 
 from cpython.mem cimport PyMem_RawCalloc
 
-from tcpconn._frame cimport Fault, fault_set, message_cost, put_header
+from tcpconn._frame cimport Fault, Hello, fault_set, message_cost, put_header
+from tcpconn._rate cimport rate_take
 from tcpconn._routes cimport (
     check_over,
     conn_release,
@@ -31,6 +32,7 @@ from tcpconn._sendqueue cimport (
     queue_wrote,
 )
 from tcpconn._state cimport *
+from tcpconn._table cimport Node, table_next
 from tcpconn._wire cimport *
 
 cdef enum:
@@ -51,6 +53,8 @@ cdef enum:
     # Every receiver leaves credit for a message of this size once it has read what came before
     # (section 7); a larger one may go in chunks.
     SMALL_CREDIT = 8192
+    RESETS_OPEN = 200
+    KEEPALIVE_LEAST = 10        # ms; a keepalive that is shorter gets no more PINGs
 
 
 cdef void out_of_memory(State* s) noexcept nogil:
@@ -116,6 +120,9 @@ cdef void send_reset(State* s, Conn* conn, uint32_t code) noexcept nogil:
     cdef uint8_t[4] payload
     put_u32(payload, code)
     conn.finishing = False
+    if conn.reset_code != CODE_NONE:
+        conn.reset_code = CODE_NONE
+        s.resets_due -= 1
     if conn.out_state == ROUTE_OPEN:
         if put_small(s, RESET, 0, conn.out_route, payload, 4) == 0:
             out_route_ended(s, conn)
@@ -124,12 +131,102 @@ cdef void send_reset(State* s, Conn* conn, uint32_t code) noexcept nogil:
         send_finish(s, conn)
 
 
+cdef bint may_reset(State* s) noexcept nogil:
+    """Whether a RESET that the peer did not ask for keeps to what it must take, section 5.
+
+    At most twice RESETS_OPEN are unacknowledged: so they do not exceed the rate where they arrive
+    either, however long the link held them back.
+    """
+    if s.queue.acked >= s.resets_since:
+        s.resets_open = 0
+        s.resets_since = s.queue.sequence + 1
+    if s.resets_open >= RESETS_OPEN or not rate_take(&s.resets_sent, s.now):
+        return False
+    s.resets_open += 1
+    return True
+
+
+cdef void send_break(State* s, Conn* conn, uint32_t code) noexcept nogil:
+    """As `send_reset`, of our own accord: now, or as soon as the peer must take it."""
+    if conn.out_state != ROUTE_OPEN or may_reset(s):
+        send_reset(s, conn, code)
+        return
+    conn.finishing = False
+    outgoing_drop(s, conn)
+    if conn.reset_code == CODE_NONE:
+        conn.reset_code = <uint16_t> code
+        s.resets_due += 1
+
+
+cdef void send_due_resets(State* s) noexcept nogil:
+    cdef size_t bucket = 0
+    cdef Node* node = table_next(&s.out_routes, &bucket, NULL)
+    cdef Conn* conn
+    while node is not NULL and s.resets_due > 0:
+        conn = <Conn*> node.record
+        node = table_next(&s.out_routes, &bucket, node)
+        if conn.reset_code != CODE_NONE:
+            if not may_reset(s):
+                return
+            send_reset(s, conn, conn.reset_code)
+
+
 cdef void send_stop(State* s, Conn* conn, uint32_t code) noexcept nogil:
     """RESET PEER: tells the peer that nobody will read its direction, which must be open."""
     cdef uint8_t[4] payload
     put_u32(payload, code)
     conn.in_state = ROUTE_DISCARDING
     put_small(s, RESET, PEER, conn.in_route, payload, 4)
+
+
+# PING, section 9
+
+cdef double keepalive_rate(const Hello* hello) noexcept nogil:
+    """PINGs a second that a side's keepalive may need."""
+    return 1e3 / max(hello.keepalive, <uint32_t> KEEPALIVE_LEAST) if hello.keepalive > 0 else 0.0
+
+
+cdef inline bint ping_is_free(const State* s) noexcept nogil:
+    """Whether a PING written now has a sequenced frame between it and the one before."""
+    return s.queue.unwritten == 0 and s.queue.sequence > s.pinged
+
+
+cdef void begin_ping(State* s, uint64_t now) noexcept nogil:
+    """Has a PING go out with the next batch; before anything that is not written yet.
+
+    The round trip is timed from `now`; 0: it is not.
+    """
+    s.ping_token += 1
+    s.ping_due = True
+    s.ping_wanted = False
+    s.pinged = s.queue.sequence
+    if s.ping_sent_at == 0 and now != 0:
+        s.ping_sent_at = now
+        s.ping_timed = s.ping_token
+
+
+cdef void send_ping(State* s, uint64_t now) noexcept nogil:
+    """Sends the PING that is wanted, if the peer must take it by now.
+
+    Of those that the rate counts, one is on its way at a time: so they do not come faster where
+    they arrive either, however long the link held them back.
+    """
+    if not s.ping_wanted:
+        return
+    if not ping_is_free(s):
+        if s.ping_answered < s.ping_charged or not rate_take(&s.pings_sent, now):
+            return
+        s.ping_charged = s.ping_token + 1
+    begin_ping(s, now)
+
+
+cdef void send_ask(State* s, uint64_t now) noexcept nogil:
+    """Asks for the ack of all that is queued, behind it; if a stream goes on, its acks come anyway.
+    """
+    if ping_is_free(s):
+        begin_ping(s, now)
+    else:
+        s.ack_wanted = s.queue.unwritten > 0    # else it was asked for already
 
 
 # Messages
@@ -403,7 +500,7 @@ cdef bint wants_write(State* s) noexcept nogil:
         return True
     return s.phase == PHASE_OPEN and (
         s.ack_due or s.pong_count > 0 or s.credit_urgent or s.ping_due or s.goaway_due
-        or (s.acked != s.sequence and is_leaving(s))
+        or (s.acked != s.sequence and is_leaving(s)) or (s.ack_wanted and ping_is_free(s))
     )
 
 
@@ -432,6 +529,9 @@ cdef void fill_control(State* s) noexcept nogil:
     cdef Conn* conn
     cdef uint8_t* p
     cdef uint32_t index
+    if s.ack_wanted and ping_is_free(s):
+        s.ack_wanted = False
+        begin_ping(s, 0)
     for index in range(s.pong_count):
         put_probe(s, PONG, s.pongs[index])
     s.pong_count = 0

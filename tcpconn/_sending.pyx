@@ -31,11 +31,12 @@ from tcpconn._send cimport (
     ROOM_ENDED,
     ROOM_TOO_LARGE,
     WAIT_ACK,
+    send_ask,
     send_cut,
     send_direct,
     send_room,
 )
-from tcpconn._session cimport hold, session_ping, unhold
+from tcpconn._session cimport hold, unhold
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *
@@ -97,8 +98,8 @@ cdef class Sending(Receiving):
             limit = <int64_t> (deadline[0] - now) if now < deadline[0] else 0
         with nogil:
             engine.begin_wait(&waiter, self.conn, WANT_ROOM, size)
-            if send_room(engine.s, self.conn, size) == WAIT_ACK and engine.s.ping_sent_at == 0:
-                session_ping(engine.s, tc_now())    # the answer brings the ack
+            if send_room(engine.s, self.conn, size) == WAIT_ACK:
+                send_ask(engine.s, tc_now())
             if not engine.writing:
                 engine.pump(INLINE_ROUNDS)
             outcome = engine.wait_for(&waiter, limit)

@@ -24,7 +24,7 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
 cdef void session_goaway(State* s) noexcept nogil
 cdef bint session_is_unused(const State* s) noexcept nogil
 cdef bint session_is_done(State* s) noexcept nogil
-cdef void session_ping(State* s, uint64_t now) noexcept nogil
+cdef uint64_t session_ping(State* s, uint64_t now) noexcept nogil
 cdef uint64_t session_deadline(State* s) noexcept nogil
 cdef void session_tick(State* s, uint64_t now) noexcept nogil
 cdef object end_reason(State* s)

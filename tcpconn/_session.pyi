@@ -78,7 +78,10 @@ class Session:
         """No new connections from here on."""
 
     def ping(self, now: int) -> None:
-        """Asks the peer for an answer."""
+        """Asks the peer for an answer, as soon as it must take a PING."""
+
+    def ask_for_ack(self, now: int) -> None:
+        """Asks the peer to acknowledge what is queued, behind it."""
 
     def feed(self, data: Buffer, now: int = 0) -> int:
         """Takes in what came from the link. How much was wanted: all, but after a failure."""

@@ -22,7 +22,9 @@ from tcpconn._buffer cimport (
     slab_destroy,
     slab_init,
 )
+from tcpconn._control cimport fail_numbers
 from tcpconn._frame cimport fault_text, put_hello, put_preface
+from tcpconn._rate cimport rate_ready, rate_set
 from tcpconn._receive cimport received, take_message, targets
 from tcpconn._routes cimport (
     accept_remove,
@@ -44,12 +46,16 @@ from tcpconn._send cimport (
     ROOM_ENDED,
     ROOM_TOO_LARGE,
     outgoing_new,
+    keepalive_rate,
     prepare,
+    send_ask,
+    send_break,
     send_cut,
     send_direct,
+    send_due_resets,
     send_finish,
     send_open,
-    send_reset,
+    send_ping,
     send_room,
     send_stop,
     wants_write,
@@ -74,6 +80,16 @@ from tcpconn.options import Options
 cdef enum:
     SPANS = 64                  # of one batch: what sendmsg takes without allocating in the kernel
     REFERENCE_FROM = 65536      # bytes objects from this size on are referenced, not copied
+
+cdef uint64_t FAR = <uint64_t> -1
+
+# What section 5 and 9 tell a sender to keep to.
+cdef double RESETS_A_SECOND = 25
+cdef enum:
+    RESETS_AT_ONCE = 400
+cdef double PINGS_A_SECOND = 0.8
+cdef enum:
+    PINGS_AT_ONCE = 8
 
 
 # What a session does of its own accord. Called with the lock held.
@@ -152,8 +168,7 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
     if not conn.attached:
         if abruptly and conn.out_state == ROUTE_OPEN and s.phase != PHASE_CLOSED:
             # Closed before, with messages that are not cut yet.
-            conn.finishing = False
-            send_reset(s, conn, <uint32_t> code)
+            send_break(s, conn, <uint32_t> code)
         return
     conn.attached = False
     if conn.attached_before is NULL:
@@ -168,7 +183,7 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
         send_stop(s, conn, <uint32_t> code)
     drop_assembly(s, conn)
     if abruptly:
-        send_reset(s, conn, <uint32_t> code)
+        send_break(s, conn, <uint32_t> code)
     else:
         send_finish(s, conn)
     drop_unread(s, conn)
@@ -195,24 +210,59 @@ cdef bint session_is_done(State* s) noexcept nogil:
     )
 
 
-cdef void session_ping(State* s, uint64_t now) noexcept nogil:
-    """Asks for an answer at once: an ack, and a measurement of the round trip."""
-    s.ping_token += 1
-    s.ping_due = True
-    if s.ping_sent_at == 0:
-        s.ping_sent_at = now
-        s.ping_timed = s.ping_token
+cdef uint64_t session_ping(State* s, uint64_t now) noexcept nogil:
+    """Asks for an answer, as soon as the peer must take a PING, and times it; the token to expect.
+
+    Who asks while one waits to be sent shares it.
+    """
+    cdef uint64_t token = s.ping_token + 1
+    s.ping_wanted = True
+    send_ping(s, now)
+    return token
+
+
+cdef inline uint64_t message_deadline(const State* s) noexcept nogil:
+    """Until when a byte of some message must have come."""
+    cdef uint64_t limit = s.message_ns
+    if s.overdue_at != 0:
+        # This side may have stood still: what came meanwhile is taken in first.
+        return s.overdue_at + limit // 8
+    if s.heard_at < s.chunk_at + limit // 2:
+        limit += limit              # a link that is silent is the keepalive's business first
+    return s.chunk_at + limit
 
 
 cdef uint64_t session_deadline(State* s) noexcept nogil:
     """When `session_tick` has something to do next (ns); 0: nothing is due."""
-    return s.owed_since + ACK_DELAY_NS if s.owed_since != 0 else 0
+    cdef uint64_t at = FAR
+    if s.owed_since != 0:
+        at = s.owed_since + ACK_DELAY_NS
+    if s.assemblies > 0:
+        at = min(at, message_deadline(s))
+    if s.ping_wanted and s.ping_answered >= s.ping_charged:
+        at = min(at, rate_ready(&s.pings_sent))
+    if s.resets_due > 0:
+        at = min(at, max(rate_ready(&s.resets_sent), s.now + ACK_DELAY_NS))
+    return 0 if at == FAR else max(at, <uint64_t> 1)
 
 
 cdef void session_tick(State* s, uint64_t now) noexcept nogil:
     s.now = max(s.now, now)
+    if s.phase == PHASE_CLOSED:
+        return
     if s.owed_since != 0 and now >= s.owed_since + ACK_DELAY_NS:
         s.ack_due = True
+    if s.assemblies > 0 and now >= message_deadline(s):
+        if s.overdue_at != 0:
+            fail_numbers(
+                s, CODE_TIMEOUT, b"6", b"messages that do not go on (bytes missing of them)",
+                s.expected, 0
+            )
+            return
+        s.overdue_at = now
+    send_ping(s, now)
+    if s.resets_due > 0:
+        send_due_resets(s)
 
 
 cdef object end_reason(State* s):
@@ -314,6 +364,11 @@ cdef class Session:
         s.max_route_credit = options.max_connection_credit
         s.send_queue_size = options.send_queue_size
         s.max_unaccepted = options.max_unaccepted
+        s.message_ns = <uint64_t> (options.message_timeout * 1e9)
+        rate_set(&s.resets, options.reset_rate, options.reset_burst)
+        rate_set(&s.resets_sent, RESETS_A_SECOND, RESETS_AT_ONCE)
+        s.ping_rate = options.ping_rate
+        s.ping_burst = options.ping_burst
         if client:
             memcpy(s.ours.session_id, PyBytes_AS_STRING(os.urandom(16)), 16)
         memcpy(s.ours.nonce, PyBytes_AS_STRING(os.urandom(16)), 16)
@@ -323,6 +378,7 @@ cdef class Session:
         s.ours.route_credit = options.connection_credit
         s.ours.session_credit = options.session_credit
         s.ours.max_connections = options.max_connections
+        rate_set(&s.pings_sent, PINGS_A_SECOND + keepalive_rate(&s.ours), PINGS_AT_ONCE)
         s.receive_limit = s.ours.session_credit
         s.told_limit = s.receive_limit
         # Until HELLO or WELCOME says more, section 4.
@@ -487,8 +543,15 @@ cdef class Session:
         tc_mutex_unlock(&self.s.lock)
 
     def ping(self, uint64_t now):
+        """Asks the peer for an answer, as soon as it must take a PING."""
         tc_mutex_lock(&self.s.lock)
         session_ping(self.s, now)
+        tc_mutex_unlock(&self.s.lock)
+
+    def ask_for_ack(self, uint64_t now):
+        """Asks the peer to acknowledge what is queued, behind it."""
+        tc_mutex_lock(&self.s.lock)
+        send_ask(self.s, now)
         tc_mutex_unlock(&self.s.lock)
 
     # The link's side

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tcpconn._buffer cimport Block, Pool, Slab
 from tcpconn._frame cimport Assembly, Fault, Hello
+from tcpconn._rate cimport Rate
 from tcpconn._schedule cimport Scheduler, Turn
 from tcpconn._sendqueue cimport Held, SendQueue
 from tcpconn._sync cimport tc_mutex
@@ -97,6 +98,7 @@ cdef struct Conn:               # the session's record of a connection
     bint finishing              # FIN goes out behind what is still to be cut
     uint16_t in_code            # how the peer ended its direction, when abruptly
     uint16_t out_code           # why the peer will not read ours
+    uint16_t reset_code         # of a RESET that waits until the peer must take it; 0: none does
     bint unheard                # and it had not acknowledged all of it when it said so
     uint32_t in_route
     uint32_t out_route
@@ -179,6 +181,11 @@ cdef struct State:
     uint32_t refused            # routes that were refused and not ended
     uint32_t refusals           # since the sequence number below was acknowledged
     uint64_t refusals_since
+    Rate resets                 # of the peer's, unasked for
+    Rate resets_sent            # of ours
+    uint32_t resets_open        # of ours, since the sequence number below was acknowledged
+    uint64_t resets_since
+    uint32_t resets_due         # connections with a `reset_code`
     Conn* attached              # those that a user's object stands for
     Conn* event_first
     Conn* event_last
@@ -203,13 +210,22 @@ cdef struct State:
     Conn* credit_last
     bint session_credit_due
     bint credit_urgent          # the peer may soon have to wait for what is due
-    bint ping_due
+    bint ping_due               # goes out with the next batch
+    bint ping_wanted            # goes out as soon as the peer must take it
+    bint ack_wanted             # one behind what is queued, to bring the ack of it
+    uint64_t pinged             # at most so many sequenced frames went before the latest PING
+    Rate pings_sent             # those with no sequenced frame since the one before
+    uint64_t ping_charged       # token of the latest of these
     uint64_t ping_token         # of the latest
     uint64_t ping_answered      # of the latest that was answered
     uint64_t ping_timed         # of the one that is timed, and since when; 0: none is under way
     uint64_t ping_sent_at
     uint64_t[PONGS] pongs
     uint32_t pong_count
+    Rate pings                  # of the peer's, with no sequenced frame since the one before
+    double ping_rate            # a second, before its keepalive is counted in
+    uint32_t ping_burst
+    uint64_t ping_mark          # `sequence` at the latest
     # acks
     uint64_t sequence           # of the next frame to be taken
     uint64_t acked              # what we told last
@@ -234,6 +250,11 @@ cdef struct State:
     uint64_t told_limit
     uint64_t receive_used
     uint64_t expected           # what is missing of messages under assembly
+    uint32_t assemblies         # how many there are
+    uint64_t message_ns         # how long they may stay without a byte of any coming
+    uint64_t chunk_at           # when one came, ns
+    uint64_t heard_at           # when anything did
+    uint64_t overdue_at         # since when the time is over; 0: it is not
     uint64_t released
     uint64_t unread_bytes
     Slab messages

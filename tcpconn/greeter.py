@@ -16,11 +16,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from tcpconn._frame import WIRE
 from tcpconn.addresses import describe
+from tcpconn.admission import Admission
 from tcpconn.errors import TcpconnError
+from tcpconn.grumbling import Warnings
 from tcpconn.handshake import Malformed, Resume, Steps, greeted, reject
 
 logger = logging.getLogger("tcpconn")
+
+LIMIT: int = WIRE["codes"]["LIMIT"]
 
 PAUSE_SECONDS = 0.1
 """Pause after `accept` failed for want of descriptors or memory, not to fail in a busy loop."""
@@ -65,7 +70,8 @@ class Greeter:
 
     `serve(sock, first)` is called for a new session, with the bytes that were read already;
     `resume(sock, request)` for one that is to go on. Both own the socket from then on, and must not
-    block. At most `places` handshakes are under way, each for `seconds`.
+    block. At most `places` handshakes are under way, each for `seconds`; what `admission` does not
+    admit is told so and closed.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Greeter:
         *,
         serve: Callable[[socket.socket, bytes], None],
         resume: Callable[[socket.socket, Resume], None],
+        admission: Admission,
         places: int,
         seconds: float,
     ) -> None:
@@ -82,6 +89,9 @@ class Greeter:
         self._name = name
         self._serve = serve
         self._resume = resume
+        self._admission = admission
+        self._refusals = Warnings(logger)
+        self._crowding = Warnings(logger)
         self._places = places
         self._seconds = seconds
         self._closed = False
@@ -163,13 +173,24 @@ class Greeter:
     def _greet(self, sock: socket.socket) -> None:
         try:
             sock.setblocking(False)
-            peer = describe(sock.getpeername())
+            name = sock.getpeername()
+            peer = describe(name)
         except OSError:
+            sock.close()
+            return
+        reason = self._admission.admit(sock, name)
+        if reason is not None:
+            self._refusals.warn("%s: a link from %s is refused: %s", self._name, peer, reason)
+            with contextlib.suppress(OSError):
+                # What is unread when a socket is closed makes the system take back what was sent.
+                sock.recv(65536)
+            with contextlib.suppress(OSError):
+                sock.send(reject(LIMIT, reason))
             sock.close()
             return
         if len(self._greetings) >= self._places:
             oldest = next(iter(self._greetings.values()))
-            logger.warning(
+            self._crowding.warn(
                 "%s: %d handshakes are under way; the oldest, with %s, is given up",
                 self._name,
                 self._places,

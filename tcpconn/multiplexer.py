@@ -23,10 +23,19 @@ from tcpconn._keeper import join_ended_keepers, make_engine, make_link
 from tcpconn._session import Session
 from tcpconn.addresses import Address, describe, parse_address, resolve
 from tcpconn.connection import Connection
-from tcpconn.errors import ConnectError, ConnectionClosed, OptionError, Timeout
+from tcpconn.errors import (
+    ConnectError,
+    ConnectionClosed,
+    NotTcpconn,
+    OptionError,
+    ProtocolError,
+    Timeout,
+)
+from tcpconn.grumbling import Warnings
 from tcpconn.options import Options, make_options
 
 logger = logging.getLogger("tcpconn")
+faults = Warnings(logger)
 
 NOTSENT_LOWAT = 262144
 """Bytes the kernel may hold unsent: one batch. More would only stand before what is more urgent."""
@@ -246,7 +255,9 @@ class Multiplexer:
     def ping(self, timeout: float | None = None) -> float:
         """Measures a round trip, and returns it smoothed with earlier ones, in seconds.
 
-        Raises `Timeout`, or why the link ended.
+        Peers need not take more than one PING a second: after eight in a row, or while another is
+        on its way, it waits its turn, and threads that wait share one. Raises `Timeout`, or why the
+        link ended.
         """
         return self._engine.ping(timeout)
 
@@ -362,6 +373,8 @@ def _end_callback(
         ended_engine = engine_reference()
         if ended_engine is not None:
             error = ended_engine.error()
+            if isinstance(error, ProtocolError) and not isinstance(error, NotTcpconn):
+                faults.warn("%s", error)
             logger.debug("link to %s ended: %s", ended_engine.peer_address, error)
         released.set()
         multiplexer = reference()

@@ -56,12 +56,41 @@ class Options:
     max_unaccepted: int = 256
     """Connections opened by the peer that nobody has accepted yet; more are refused."""
 
+    message_timeout: float = 30.0
+    """Seconds that messages may stay incomplete without a byte of any of them coming, on a link
+    that is alive; twice that on one that is silent, which the keepalive ends first. Senders take
+    turns, so a byte of one says that they are at all of them.
+    """
+
+    reset_rate: float = 33.0
+    """Connections a second that the peer may break off by RESET unasked, in the long run. What a
+    connection costs here is done for nothing then. A tcpconn peer keeps to 25.
+    """
+
+    reset_burst: int = 1000
+    """How many of these it may break off at once. A tcpconn peer keeps to 400."""
+
+    ping_rate: float = 1.0
+    """PINGs a second from the peer, in the long run, that no frame of a connection came before. A
+    tcpconn peer keeps to 0.8 and what its keepalive needs, which it announces.
+    """
+
+    ping_burst: int = 10
+    """How many of these at once. A tcpconn peer keeps to 8, and waits for each answer."""
+
     handshake_timeout: float = 10.0
     """Seconds until the peer's HELLO or WELCOME must be here."""
 
     max_handshakes: int = 256
     """Links of a listener that have not said HELLO yet; beyond, the oldest is given up. An honest
     peer needs its place for a round trip."""
+
+    max_links: int = 4096
+    """Links of a listener that are up at once; more are refused. Each holds 128 KiB to read into.
+    """
+
+    max_links_per_address: int = 256
+    """Those from one IPv4 address or IPv6 network of 64 bits, so that one peer cannot take all."""
 
     idle_timeout: float = 30.0
     """Seconds a pooled link without connections is kept."""
@@ -83,6 +112,14 @@ class Options:
         self._check_int("max_connections", 1, 0xFFFFFFFF)
         self._check_int("max_unaccepted", 1, 0xFFFFFFFF)
         self._check_int("max_handshakes", 1, 0xFFFFFFFF)
+        # Less than what tcpconn's senders keep to would end links of honest peers.
+        self._check_number("reset_rate", 33.0, 1e9)
+        self._check_int("reset_burst", 1000, 0xFFFFFFFF)
+        self._check_number("ping_rate", 1.0, 1e9)
+        self._check_int("ping_burst", 10, 0xFFFFFFFF)
+        self._check_int("max_links", 1, 0xFFFFFFFF)
+        self._check_int("max_links_per_address", 1, 0xFFFFFFFF)
+        self._check_seconds("message_timeout", 1e-3)
         self._check_seconds("handshake_timeout", 1e-3)
         self._check_seconds("idle_timeout", 0.0)
         self._check_seconds("busy_poll", 0.0)
@@ -97,11 +134,14 @@ class Options:
             raise OptionError(f"{name}={value} is outside {least} … {most}")
 
     def _check_seconds(self, name: str, least: float) -> None:
+        self._check_number(name, least, 1e9, " seconds")
+
+    def _check_number(self, name: str, least: float, most: float, unit: str = "") -> None:
         value = getattr(self, name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
-            raise OptionError(f"{name}={value!r} is not a number of seconds")
-        if not least <= value <= 1e9:
-            raise OptionError(f"{name}={value} is outside {least} … 1e9 seconds")
+            raise OptionError(f"{name}={value!r} is not a number{unit and ' of'}{unit}")
+        if not least <= value <= most:
+            raise OptionError(f"{name}={value} is outside {least:g} … {most:g}{unit}")
 
 
 def make_options(options: dict[str, Any]) -> Options:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from tcpconn._accept import AcceptQueue
 from tcpconn.addresses import Address, describe, parse_address, resolve
+from tcpconn.admission import Admission
 from tcpconn.connection import Connection
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
 from tcpconn.greeter import Greeter
@@ -90,6 +91,7 @@ class Listener:
             self.address,
             serve=self._begin_session,
             resume=self._resume_session,
+            admission=Admission(options.max_links, options.max_links_per_address),
             places=options.max_handshakes,
             seconds=options.handshake_timeout,
         )

@@ -13,8 +13,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "tcpconn"
 """Where the .pyx are: they are not installed."""
 
 ORDER = [
-    ["errors", "addresses", "options"],
-    ["_sync", "_wire"],
+    ["errors", "addresses", "options", "admission", "grumbling"],
+    ["_sync", "_wire", "_rate"],
     ["_link", "_buffer", "_table", "_schedule"],
     ["_link_linux", "_frame", "_sendqueue"],
     ["_state"],

@@ -23,15 +23,17 @@ def section(title: str) -> str:
     return found[1]
 
 
-def written(value: object) -> str:
+def written(name: str, value: object) -> str:
     """A default as the table of options has it."""
     if isinstance(value, str):
         return f'`"{value}"`'
+    if name.endswith("_rate"):
+        return f"{value:.0f}/s"
     if isinstance(value, float):
         return f"{value:.0f} s" if value else "0"
     assert isinstance(value, int)
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value % size == 0:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % size == 0 and name.endswith(("_size", "_credit", "_memory")):
             return f"{value // size} {unit}"
     return f"{value:,}"
 
@@ -40,7 +42,8 @@ def test_options() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", section("Options"), re.MULTILINE)
     options = tcpconn.Options()
     assert rows == [
-        (field.name, written(getattr(options, field.name))) for field in dataclasses.fields(options)
+        (field.name, written(field.name, getattr(options, field.name)))
+        for field in dataclasses.fields(options)
     ]
 
 

@@ -17,7 +17,7 @@ WIDE = {"route_credit": 1 << 30, "session_credit": 1 << 32, "max_message_size": 
 
 def filled():
     """A session with small, large and empty messages in its queue, and what it must say of them."""
-    peer = Peer(**WIDE)
+    peer = Peer(Options(ping_burst=100_000), **WIDE)
     session = peer.session
     messages = []
     for name in (A, B):

@@ -1,0 +1,322 @@
+"""Every limit, one past it, from a peer that means no good.
+
+What it gets, what is logged, that it costs little memory here, and that others are served on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tcpconn
+import wire
+from rawpeer import RawPeer
+from support import ANY, KIB, MIB, PATIENCE, Background, echo, noise, tcp_pair, wait_until
+
+Serve = Callable[..., tcpconn.Server]
+
+
+@pytest.fixture
+def serve(link: str, caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
+    """Makes an echo server, which must serve an honest client before, while and after."""
+    caplog.set_level(logging.DEBUG)
+    with contextlib.ExitStack() as stack:
+        honest: list[tcpconn.Connection] = []
+
+        def serve(
+            handler: Callable[[tcpconn.Connection], object] = echo, **options: float
+        ) -> tcpconn.Server:
+            server = stack.enter_context(tcpconn.serve(handler, ANY, link=link, **options))
+            pool = stack.enter_context(tcpconn.ConnectionPool(link=link))
+            honest.append(stack.enter_context(pool.connect(server.address)))
+            served_on(honest[0])
+            return server
+
+        yield serve
+        for connection in honest:
+            served_on(connection)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def served_on(connection: tcpconn.Connection) -> None:
+    """A message there and back."""
+    connection.send(noise(1000))
+    assert connection.receive(PATIENCE) == noise(1000)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> str:
+    """What was logged as a warning; the end of a link is logged when it has been let go of."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found[:] = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+        return bool(found)
+
+    wait_until(look, "nothing was logged")
+    return "\n".join(found)
+
+
+@pytest.fixture(autouse=True)
+def _loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No warning is held back."""
+    monkeypatch.setattr("tcpconn.grumbling.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("tcpconn.multiplexer.faults._quiet_until", 0.0)
+
+
+def resident() -> int:
+    """This process's memory now, in bytes."""
+    with Path("/proc/self/status").open() as status:
+        line = next(line for line in status if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+class TestFrames:
+    """The sizes of single frames and messages: the link ends before anything is taken for them."""
+
+    @pytest.mark.parametrize("size", [256 * KIB + 1, 0x7FFFFFFF, 0xFFFFFFFF])
+    def test_frame(self, size: int, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with RawPeer(serve().address) as peer:
+            peer.open()
+            header = struct.pack(">IBBHII", size, wire.DATA, wire.FIRST | wire.LAST, 0, 1, 1)
+            peer.say(header)
+            code, text = peer.farewell()
+        assert code == wire.FRAME_SIZE
+        assert "frame" in text
+        logged = warnings(caplog)
+        assert str(size) in logged
+        assert str(256 * KIB) in logged
+
+    @pytest.mark.parametrize("size", [16 * MIB + 1, 1 << 62, (1 << 64) - 1])
+    def test_message(self, size: int, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        before = resident()
+        with RawPeer(serve().address) as peer:
+            peer.open()
+            peer.say(peer.writer.first(1, size, noise(1024)))
+            code, _ = peer.farewell()
+            assert code == wire.MESSAGE_SIZE
+            logged = warnings(caplog)
+            assert str(size) in logged
+            assert str(16 * MIB) in logged
+        assert resident() - before < 16 * MIB
+
+    @pytest.mark.parametrize("size", [0, 1, 1023])
+    def test_chunk(self, size: int, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with RawPeer(serve().address) as peer:
+            peer.open()
+            peer.say(peer.writer.first(1, MIB, noise(1024)), peer.writer.middle(1, noise(size)))
+            code, text = peer.farewell()
+        assert code == wire.MALFORMED
+        assert "short" in text
+        assert "limit 1024" in warnings(caplog)
+
+    def test_hello(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        size = 4096 - (len(wire.hello()) - 16) - 4
+        server = serve()
+        with RawPeer(
+            server.address, wire.PREFACE + wire.hello(more=wire.tag(99, bytes(size)))
+        ) as peer:
+            peer.until(wire.WELCOME)
+        long = wire.PREFACE + wire.hello(more=wire.tag(99, bytes(size + 1)))
+        with RawPeer(server.address, long) as peer:
+            code, _ = peer.farewell()
+        assert code == wire.FRAME_SIZE
+        assert "4097, limit 4096" in warnings(caplog)
+
+
+class TestConnections:
+    def test_open_at_once(self, serve: Serve) -> None:
+        with RawPeer(serve(max_connections=3).address) as peer:
+            for route in range(1, 6):
+                peer.open(route)
+            refused = [peer.until(wire.RESET, wire.PEER) for _ in range(2)]
+            assert [frame.route for frame in refused] == [4, 5]
+            assert {wire.u32(frame.payload) for frame in refused} == {wire.LIMIT}
+            # The link and the others on it go on.
+            peer.say(peer.writer.whole(3, b"still here"))
+            assert peer.until(wire.DATA).payload == b"still here"
+
+    def test_not_accepted_yet(self, link: str) -> None:
+        with (
+            tcpconn.listen(ANY, link=link, max_unaccepted=2) as listener,
+            RawPeer(listener.address) as peer,
+        ):
+            for route in range(1, 4):
+                peer.open(route)
+            refusal = peer.until(wire.RESET, wire.PEER)
+            assert (refusal.route, wire.u32(refusal.payload)) == (3, wire.LIMIT)
+            for _ in range(2):
+                listener.accept(PATIENCE).close()
+
+    def test_refused_and_never_ended(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        """A flood of OPENs by one who does not care for the answer."""
+        before = resident()
+        with RawPeer(serve(max_connections=1).address) as peer:
+            flooding = Background(
+                lambda: [peer.open(route) for route in range(1, 10_000)], "test-flood"
+            )
+            code, _ = peer.farewell()
+            flooding.result()
+        assert code == wire.LIMIT
+        assert "refused" in warnings(caplog)
+        assert resident() - before < 32 * MIB
+
+    def test_broken_off(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with RawPeer(serve(max_unaccepted=2000).address) as peer:
+            for route in range(1, 1300):
+                peer.open(route)
+                peer.say(peer.writer.reset(route))
+            code, text = peer.farewell()
+        assert code == wire.LIMIT
+        assert "broken off" in text
+        assert "broken off" in warnings(caplog)
+
+
+class TestPings:
+    def test_flood(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with RawPeer(serve().address) as peer:
+            for token in range(10):
+                peer.say(wire.ping(token))
+                assert wire.u64(peer.until(wire.PONG).payload) == token
+            peer.say(*(wire.ping(token) for token in range(100)))
+            code, text = peer.farewell()
+        assert code == wire.LIMIT
+        assert "PING" in text
+        assert "PING" in warnings(caplog)
+
+    def test_ours_never_come_to_that(self, link: str) -> None:
+        """What one side's `ping`, `flush` and `close` send, the other takes."""
+        with (
+            tcpconn.serve(echo, ANY, link=link) as server,
+            tcpconn.Multiplexer(server.address, link=link) as multiplexer,
+            multiplexer.open() as connection,
+        ):
+            for _ in range(9):
+                assert multiplexer.ping(PATIENCE) > 0
+            for _ in range(200):
+                connection.send(b"x")
+                connection.flush(PATIENCE)
+                with multiplexer.open() as short:
+                    short.send(b"y")
+            for _ in range(200):
+                assert connection.receive(PATIENCE) == b"x"
+
+
+def test_many_connections_are_aborted(link: str) -> None:
+    """What one side aborts, the other takes, however many: it hears of some a little later."""
+    count = 2000
+    with (
+        tcpconn.listen(ANY, link=link, max_unaccepted=count) as listener,
+        tcpconn.Multiplexer(listener.address, link=link) as multiplexer,
+    ):
+        connections = [multiplexer.open() for _ in range(count)]
+        for connection in connections:
+            connection.send(b"x")
+        accepted = [listener.accept(PATIENCE) for _ in range(count)]
+        for connection in connections:
+            connection.abort()
+        # The first are told at once.
+        wait_until(
+            lambda: sum(each.state == "reset by peer" for each in accepted) >= 200,
+            "the peer does not hear of it",
+        )
+        assert not multiplexer.closed
+        for connection in accepted:
+            connection.close()
+
+
+class TestMessagesThatDoNotGoOn:
+    def test_end_their_link(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with RawPeer(serve(message_timeout=0.2).address) as peer:
+            peer.open()
+            peer.say(peer.writer.first(1, MIB, noise(1024)))
+            stop = threading.Event()
+
+            def live() -> None:
+                while not stop.wait(0.01):
+                    peer.say(wire.ack(0))
+
+            living = Background(live)
+            code, text = peer.farewell()
+            stop.set()
+            living.result()
+        assert code == wire.TIMEOUT
+        assert "go on" in text
+        assert str(MIB - 1024) in warnings(caplog)
+
+    def test_on_a_silent_link(self, serve: Serve) -> None:
+        with RawPeer(serve(message_timeout=0.1).address) as peer:
+            peer.open()
+            peer.say(peer.writer.first(1, MIB, noise(1024)))
+            code, _ = peer.farewell()
+        assert code == wire.TIMEOUT
+
+    def test_tell_their_receiver(self, link: str) -> None:
+        near, far = tcp_pair()
+        with (
+            tcpconn.Multiplexer(far, link=link, message_timeout=0.1) as multiplexer,
+            RawPeer(near) as peer,
+        ):
+            peer.open()
+            peer.say(peer.writer.first(1, MIB, noise(1024)))
+            connection = multiplexer.accept(PATIENCE)
+            with pytest.raises(tcpconn.ProtocolError, match="go on") as caught:
+                connection.receive()
+            assert caught.value.code == wire.TIMEOUT
+            assert not isinstance(caught.value, TimeoutError)
+
+
+class TestLinks:
+    def test_together(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        server = serve(max_links=4)
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(RawPeer(server.address)).until(wire.WELCOME)
+            code, text = self.refused(server)
+            assert (code, text) == (wire.LIMIT, "4 links are up")
+            assert "4 links are up" in warnings(caplog)
+        # The places of those that went are free again.
+        self.admitted(server)
+
+    def test_from_one_address(self, serve: Serve) -> None:
+        server = serve(max_links_per_address=3)
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                stack.enter_context(RawPeer(server.address)).until(wire.WELCOME)
+            code, text = self.refused(server)
+            assert code == wire.LIMIT
+            assert "3 links from 127.0.0.1 are up" in text
+        self.admitted(server)
+
+    def test_a_client_is_told(self, serve: Serve, link: str) -> None:
+        server = serve(max_links=1)
+        with pytest.raises(tcpconn.ProtocolError, match=r"1 links are up.*LIMIT"):
+            tcpconn.Multiplexer(server.address, link=link)
+
+    def test_those_that_say_nothing_count(self, serve: Serve) -> None:
+        server = serve(max_links=3)
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                sock = stack.enter_context(RawPeer(server.address, b"T"))
+            assert self.refused(server)[0] == wire.LIMIT
+            assert sock.sock.fileno() > 0
+        self.admitted(server)
+
+    def refused(self, server: tcpconn.Server) -> tuple[int, str]:
+        """What one more is told."""
+        with RawPeer(server.address, b"") as peer:
+            return peer.farewell()
+
+    def admitted(self, server: tcpconn.Server) -> None:
+        """One more is served, at the latest when the others' ends have been noticed."""
+
+        def try_it() -> bool:
+            with RawPeer(server.address) as peer:
+                return next(peer.frames()).type == wire.WELCOME
+
+        wait_until(try_it, "nobody is admitted any more")
