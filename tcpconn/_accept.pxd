@@ -22,4 +22,4 @@ cdef class AcceptQueue(Acceptor):
     cdef void push(self, Engine engine) noexcept nogil
     cdef void wake_one(self) noexcept nogil
     cdef object pop(self)
-    cdef bint sleep(self, long long microseconds) noexcept nogil
+    cdef void sleep(self, long long microseconds) noexcept nogil

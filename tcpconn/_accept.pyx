@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-from tcpconn._engine cimport Acceptor, Engine, as_timeout
+from tcpconn._engine cimport Acceptor, Engine, as_timeout, longest_sleep
 from tcpconn._sync cimport (
     PY_LOCK_INTR,
     PyLockStatus,
@@ -112,8 +112,7 @@ cdef class AcceptQueue(Acceptor):
         cdef int64_t limit = as_timeout(timeout)
         cdef uint64_t deadline = tc_now() + <uint64_t> max(limit, <int64_t> 0)
         cdef uint64_t now
-        cdef bint interrupted
-        cdef long long microseconds
+        cdef long long microseconds, left
         while True:
             while True:
                 engine = self.pop()
@@ -134,16 +133,16 @@ cdef class AcceptQueue(Acceptor):
                     return endpoint
             if self.closed:
                 return None
-            microseconds = -1
+            microseconds = <long long> (longest_sleep() // 1000) or -1
             if limit >= 0:
                 now = tc_now()
                 if now >= deadline:
                     return None
-                microseconds = <long long> ((deadline - now + 999) // 1000)
+                left = <long long> ((deadline - now + 999) // 1000)
+                microseconds = left if microseconds < 0 else min(microseconds, left)
             with nogil:
-                interrupted = self.sleep(microseconds)
-            if interrupted:
-                PyErr_CheckSignals()
+                self.sleep(microseconds)
+            PyErr_CheckSignals()
 
     def take(self, kind, Engine engine):
         """One connection of an engine that was in the line; it lines up again if it has more."""
@@ -155,8 +154,8 @@ cdef class AcceptQueue(Acceptor):
             self.notify(engine)
         return endpoint
 
-    cdef bint sleep(self, long long microseconds) noexcept nogil:
-        """Waits for somebody to line up. True: a signal came."""
+    cdef void sleep(self, long long microseconds) noexcept nogil:
+        """Waits for somebody to line up."""
         cdef Sleeper sleeper
         cdef Sleeper** at
         cdef PyLockStatus status
@@ -167,7 +166,7 @@ cdef class AcceptQueue(Acceptor):
         if self.first is not NULL or self.has_ended or self.closed:
             tc_mutex_unlock(&self.mutex)
             PyThread_free_lock(sleeper.parker)
-            return False
+            return
         sleeper.next = self.sleepers
         self.sleepers = &sleeper
         tc_mutex_unlock(&self.mutex)
@@ -185,7 +184,6 @@ cdef class AcceptQueue(Acceptor):
             self.wake_one()             # woken, but called away: another one goes
         tc_mutex_unlock(&self.mutex)
         PyThread_free_lock(sleeper.parker)
-        return status == PY_LOCK_INTR
 
     def close(self):
         """Everybody who waits gets None."""

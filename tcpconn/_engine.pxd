@@ -158,3 +158,4 @@ cdef class Engine:
 
 cdef int64_t as_timeout(object seconds) except? -2
 cdef int current_generation() noexcept nogil
+cdef uint64_t longest_sleep() noexcept nogil

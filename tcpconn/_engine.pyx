@@ -56,6 +56,7 @@ from tcpconn._sync cimport (
     PyThread_acquire_lock_timed,
     PyThread_allocate_lock,
     PyThread_free_lock,
+    PyThread_get_thread_ident,
     PyThread_release_lock,
     Span,
     tc_mutex_lock,
@@ -64,6 +65,7 @@ from tcpconn._sync cimport (
 )
 
 import os
+import threading
 
 from tcpconn import errors
 
@@ -81,18 +83,28 @@ cdef enum:
     LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
+    # A signal interrupts a system call, but not the way to the next one: how long the main thread,
+    # where handlers run, may go without a look.
+    SIGNALS_NS = 250000000
 
 cdef int _generation = 0
+cdef unsigned long _main_thread = threading.main_thread().ident
 
 
 cdef int current_generation() noexcept nogil:
     return _generation
 
 
+cdef uint64_t longest_sleep() noexcept nogil:
+    """How long this thread may wait before it looks for signals (ns); 0: it gets none."""
+    return SIGNALS_NS if PyThread_get_thread_ident() == _main_thread else 0
+
+
 def _forked():
     # The threads that serve links do not exist in the child; its parent goes on using the sockets.
-    global _generation
+    global _generation, _main_thread
     _generation += 1
+    _main_thread = PyThread_get_thread_ident()
 
 
 if hasattr(os, "register_at_fork"):
@@ -362,13 +374,23 @@ cdef class Engine:
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil:
         """Waits until `waiter` is satisfied; `timeout` in ns, < 0 for none. A Waited."""
         cdef uint64_t deadline = 0
-        cdef int outcome = WAITED_READY
+        cdef uint64_t until = longest_sleep()
+        cdef int outcome
+        if until != 0:
+            until += tc_now()
         if timeout >= 0:
             deadline = tc_now() + <uint64_t> timeout + 1
+            until = deadline if until == 0 else min(until, deadline)
         while not self.satisfied(waiter):
-            outcome = self.await_change(waiter, deadline)
+            outcome = self.await_change(waiter, until)
+            if self.satisfied(waiter):
+                break
+            if outcome == WAITED_READY and until != 0 and tc_now() >= until:
+                outcome = WAITED_TIMEOUT        # there is always something to read
+            if outcome == WAITED_TIMEOUT and until != deadline:
+                outcome = WAITED_SIGNAL
             if outcome != WAITED_READY:
-                return WAITED_READY if self.satisfied(waiter) else outcome
+                return outcome
         return WAITED_READY
 
     cdef bint needs_reader(self, const Waiter* waiter) noexcept nogil:

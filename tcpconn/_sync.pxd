@@ -28,6 +28,7 @@ cdef extern from "pythread.h" nogil:
         PY_LOCK_ACQUIRED
         PY_LOCK_INTR            # a signal came
     PyThread_type_lock PyThread_allocate_lock()
+    unsigned long PyThread_get_thread_ident()
     void PyThread_free_lock(PyThread_type_lock lock)
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
     PyLockStatus PyThread_acquire_lock_timed(

@@ -86,6 +86,21 @@ def interrupted(call: Callable[[], Any]) -> None:
     assert not returned.is_set(), "it ended before it was interrupted"
 
 
+def told_elsewhere(call: Callable[[], Any]) -> None:
+    """Calls it in this, the main thread, where handlers run, while another one gets the signal."""
+    waiting = threading.Event()
+
+    def get_signal() -> None:
+        assert waiting.wait(PATIENCE)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    getting = Background(get_signal)
+    with pytest.raises(Interrupted):
+        waiting.set()
+        call()
+    getting.result()
+
+
 def check(pair: Pair) -> None:
     """Both directions work."""
     for source, sink in (pair, (pair.server, pair.client)):
@@ -103,6 +118,14 @@ RECEIVES: dict[str, Callable[[tcpconn.Connection], Any]] = {
     "receive_many": lambda connection: connection.receive_many(),
     "for": list,
 }
+
+
+def test_a_signal_that_interrupts_no_system_call(pair: Pair, listener: tcpconn.Listener) -> None:
+    """It came while the thread was on its way to the next one, say."""
+    told_elsewhere(pair.client.receive)
+    fill(pair.client, noise(MIB))
+    told_elsewhere(lambda: pair.client.send(noise(MIB)))
+    told_elsewhere(lambda: listener.accept(2 * PATIENCE))
 
 
 @pytest.mark.parametrize("how", RECEIVES)
