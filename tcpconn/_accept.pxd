@@ -17,9 +17,13 @@ cdef class AcceptQueue(Acceptor):
     cdef Sleeper* sleepers
     cdef bint closed
     cdef object ended           # engines whose link is gone, but not what came over it
-    cdef bint has_ended         # `ended` is not empty
+    cdef object ended_lock      # guards them; comes before the mutex
+    cdef bint has_ended         # there are such
 
     cdef void push(self, Engine engine) noexcept nogil
     cdef void wake_one(self) noexcept nogil
     cdef object pop(self)
+    cdef void count_ended(self)
+    cdef object first_ended(self)
+    cdef void looked_at_ended(self, object engine, bint empty)
     cdef void sleep(self, long long microseconds) noexcept nogil

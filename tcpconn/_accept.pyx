@@ -19,6 +19,7 @@ from tcpconn._sync cimport (
     tc_now,
 )
 
+import threading
 from collections import deque
 
 from tcpconn._endpoint import accept_endpoint
@@ -36,6 +37,7 @@ cdef class AcceptQueue(Acceptor):
     def __cinit__(self):
         tc_mutex_init(&self.mutex)
         self.ended = deque()
+        self.ended_lock = threading.Lock()
 
     def __dealloc__(self):
         tc_mutex_destroy(&self.mutex)
@@ -47,7 +49,7 @@ cdef class AcceptQueue(Acceptor):
         tc_mutex_unlock(&self.mutex)
 
     cdef void push(self, Engine engine) noexcept nogil:
-        if engine.accept_listed:
+        if engine.accept_listed or engine.accept_ended:
             return
         engine.accept_listed = True
         engine.accept_next = NULL
@@ -70,7 +72,7 @@ cdef class AcceptQueue(Acceptor):
         tc_mutex_lock(&self.mutex)
         at = self.first
         if at is not NULL:
-            # The engine lives: with the GIL, it is taken out of here before its keeper drops it.
+            # The engine lives: it is taken out of here before its keeper drops it.
             engine = <Engine> at
             self.first = (<Engine> at).accept_next
             if self.first is NULL:
@@ -84,6 +86,7 @@ cdef class AcceptQueue(Acceptor):
         cdef void* at
         cdef void* before = NULL
         tc_mutex_lock(&self.mutex)
+        engine.accept_ended = True
         if engine.accept_listed:
             at = self.first
             while at is not <void*> engine:
@@ -98,11 +101,30 @@ cdef class AcceptQueue(Acceptor):
             engine.accept_listed = False
         tc_mutex_unlock(&self.mutex)
         if engine.s.accept_first is not NULL and not self.closed:
-            self.ended.append(engine)
-            tc_mutex_lock(&self.mutex)
-            self.has_ended = True
+            with self.ended_lock:
+                self.ended.append(engine)
+                self.count_ended()
+
+    cdef void count_ended(self):
+        """Says whether there are any, with their lock held; if so, one who waits is to look."""
+        cdef bint any_left = len(self.ended) > 0
+        tc_mutex_lock(&self.mutex)
+        self.has_ended = any_left
+        if any_left:
             self.wake_one()
-            tc_mutex_unlock(&self.mutex)
+        tc_mutex_unlock(&self.mutex)
+
+    cdef object first_ended(self):
+        with self.ended_lock:
+            return self.ended[0] if self.ended else None
+
+    cdef void looked_at_ended(self, object engine, bint empty):
+        with self.ended_lock:
+            if not self.ended or self.ended[0] is not engine:
+                return
+            if empty:
+                self.ended.popleft()
+            self.count_ended()      # there may be more of it
 
     def next(self, kind, timeout=None):
         """The next connection, as an object of class `kind`.
@@ -117,18 +139,12 @@ cdef class AcceptQueue(Acceptor):
             while True:
                 engine = self.pop()
                 if engine is None:
-                    if not self.ended:
+                    engine = self.first_ended()
+                    if engine is None:
                         break
-                    engine = self.ended[0]
                 endpoint = self.take(kind, engine)
-                if self.ended and engine is self.ended[0]:
-                    tc_mutex_lock(&self.mutex)
-                    if endpoint is None:
-                        self.ended.popleft()
-                        self.has_ended = len(self.ended) > 0
-                    if self.has_ended:
-                        self.wake_one()     # there may be more of it
-                    tc_mutex_unlock(&self.mutex)
+                if self.has_ended:
+                    self.looked_at_ended(engine, endpoint is None)
                 if endpoint is not None:
                     return endpoint
             if self.closed:
@@ -150,7 +166,7 @@ cdef class AcceptQueue(Acceptor):
             endpoint = accept_endpoint(kind, engine, 0)
         except TcpconnError:
             return None                 # gone, and nothing left of it
-        if endpoint is not None and engine.s.accept_first is not NULL and not engine.released:
+        if endpoint is not None and engine.s.accept_first is not NULL:
             self.notify(engine)
         return endpoint
 
@@ -192,4 +208,6 @@ cdef class AcceptQueue(Acceptor):
         while self.sleepers is not NULL:
             self.wake_one()
         tc_mutex_unlock(&self.mutex)
-        self.ended.clear()
+        with self.ended_lock:
+            self.ended.clear()
+            self.count_ended()

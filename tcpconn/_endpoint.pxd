@@ -6,6 +6,7 @@ from tcpconn._sending cimport Sending
 
 
 cdef class Endpoint(Sending):
+    cdef int own(self) except -1
     cdef int check_heard(self) except -1
     cdef bint has_unacknowledged(self) noexcept nogil
     cdef object await_acks(self, int64_t limit)

@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from tcpconn._ending cimport ended_error
@@ -24,6 +25,7 @@ from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *
 
 import uuid
+import weakref
 
 from tcpconn import errors
 
@@ -38,12 +40,14 @@ cdef class Endpoint(Sending):
     def __dealloc__(self):
         cdef Engine engine = self.engine
         cdef Conn* conn = self.conn
+        cdef void* owner
         self.conn = NULL
         if conn is NULL or engine.generation != current_generation():
             return
-        engine.lock()
-        conn.owner = NULL               # before the GIL is let go: nobody shall find a dying object
         with nogil:
+            engine.lock()
+            owner = conn.owner
+            conn.owner = NULL
             if conn.attached:
                 # Nobody can receive any more; what was sent still goes out.
                 session_detach(engine.s, conn, CODE_CLOSED, False)
@@ -51,6 +55,18 @@ cdef class Endpoint(Sending):
                 engine.pump(INLINE_ROUNDS)
             conn_release(engine.s, conn)
             engine.unlock()
+        if owner is not NULL:
+            Py_DECREF(<object> owner)
+
+    cdef int own(self) except -1:
+        """Lets others find this object by its connection."""
+        # Not the object itself: only a weak reference says safely whether it is just dying.
+        reference = weakref.ref(self)
+        Py_INCREF(reference)
+        self.engine.lock()
+        self.conn.owner = <void*> reference
+        self.engine.unlock()
+        return 0
 
     # Flushing and ending
 
@@ -258,7 +274,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
     endpoint.engine = engine
     endpoint.conn = conn
     if code == 0:
-        conn.owner = <void*> endpoint
+        endpoint.own()
         return endpoint
     name = uuid.UUID(bytes=id)
     if code == CODE_DUPLICATE:
@@ -289,7 +305,7 @@ def accept_endpoint(kind, Engine engine, timeout=0):
         if conn is not NULL:
             endpoint.engine = engine
             endpoint.conn = conn
-            conn.owner = <void*> endpoint
+            endpoint.own()
             return endpoint
         if engine.is_down:
             raise ended_error(engine)
@@ -305,14 +321,15 @@ def accept_endpoint(kind, Engine engine, timeout=0):
 def endpoints(Engine engine):
     """The objects that stand for connections of an engine."""
     cdef Conn* conn
-    found = []
+    owners = []
     if engine.generation != current_generation():
-        return found
+        return owners
     engine.lock()
     conn = engine.s.attached
     while conn is not NULL:
         if conn.owner is not NULL:
-            found.append(<object> conn.owner)
+            owners.append(<object> conn.owner)
         conn = conn.attached_behind
     engine.unlock()
-    return found
+    found = [owner() for owner in owners]
+    return [endpoint for endpoint in found if endpoint is not None]

@@ -125,6 +125,7 @@ cdef class Engine:
     # The acceptor's own:
     cdef void* accept_next
     cdef bint accept_listed
+    cdef bint accept_ended      # it does not line up any more
 
     cdef void lock(self) noexcept nogil
     cdef void unlock(self) noexcept nogil

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections.abc import Callable
 from typing import Self
 
 from tcpconn._driver import Driver
@@ -35,8 +36,14 @@ def make_link(sock: socket.socket, kind: str) -> Link:
 def keeper_for(link: Link) -> Keeper:
     """The keeper that looks after links of this kind; a new one if the last has ended."""
 
-def make_engine(session: Session, link: Link, acceptor: Acceptor | None = None) -> Driver:
-    """An engine in the care of a keeper."""
+def make_engine(
+    session: Session,
+    link: Link,
+    acceptor: Acceptor | None = None,
+    prepare: Callable[[Driver], object] | None = None,
+) -> Driver:
+    """An engine in the care of a keeper; `prepare(engine)` is called before anybody else sees it.
+    """
 
 def join_ended_keepers(timeout: float | None) -> None:
     """Waits until keepers that are about to end have ended (seconds)."""

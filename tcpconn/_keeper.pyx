@@ -491,12 +491,15 @@ def keeper_for(link):
     return _native
 
 
-def make_engine(session, link, acceptor=None):
-    """An engine in the care of a keeper."""
+def make_engine(session, link, acceptor=None, prepare=None):
+    """An engine in the care of a keeper; `prepare(engine)` is called before anybody else sees it.
+    """
     while True:
         with _starting:
             keeper = keeper_for(link)
             engine = Driver(session, link, keeper, acceptor)
+            if prepare is not None:
+                prepare(engine)
             if keeper.register(engine):
                 return engine
 

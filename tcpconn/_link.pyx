@@ -5,6 +5,7 @@ Nothing here knows what the bytes mean. `_link_linux` has the implementation on 
 which needs no GIL.
 """
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
@@ -129,7 +130,8 @@ cdef class StdlibLink(Link):
             except BaseException as error:
                 if isinstance(error, (OSError, ValueError)):
                     return READY_READ       # reading will say what is wrong
-                self.pending = error
+                with cython.critical_section(self):
+                    self.pending = error
                 return OUTCOME_INTERRUPTED
 
     cdef int wait_with_gil(self, int events, int64_t timeout) except? 0:
@@ -184,8 +186,9 @@ cdef class StdlibLink(Link):
         self.wake()
 
     cdef int raise_pending(self) except -1:
-        pending = self.pending
-        self.pending = None
+        with cython.critical_section(self):
+            pending = self.pending
+            self.pending = None
         if pending is not None:
             raise pending
         return PyErr_CheckSignals()

@@ -234,7 +234,10 @@ cdef class Receiving:
             timeout, size_ceiling(), <uint8_t*> PyBytes_AS_STRING(spare), <uint64_t> length
         )
         if message.kind != MESSAGE_POSTED:
+            engine.lock()
+            other = self.spare          # another receiver's, who was here meanwhile
             self.spare = spare
+            engine.unlock()
             return self.to_bytes(message)
         length = <Py_ssize_t> message.length
         self.free_message(message)

@@ -144,7 +144,7 @@ cdef struct Conn:               # the session's record of a connection
     uint64_t bytes_received
     # the engine's
     void* waiters
-    void* owner                 # the user's object, which is alive as long as this is set
+    void* owner                 # a weak reference to the user's object, held; NULL: none
 
 
 cdef struct State:

@@ -187,11 +187,15 @@ class Multiplexer:
             raise OptionError(str(error)) from None
         session = Session(options, client=client)
         session.feed(first)
-        self._engine: Driver = make_engine(session, link, acceptor)
-        self._engine.local_address = self.local_address
-        self._engine.peer_address = self.peer_address
-        self._engine.home = weakref.ref(self)
-        self._engine.on_end = _end_callback(weakref.ref(self), self._released, self._engine, on_end)
+
+        def prepare(engine: Driver) -> None:
+            self._engine = engine
+            engine.local_address = self.local_address
+            engine.peer_address = self.peer_address
+            engine.home = weakref.ref(self)
+            engine.on_end = _end_callback(weakref.ref(self), self._released, engine, on_end)
+
+        make_engine(session, link, acceptor, prepare)
         logger.debug("link to %s opened from %s", self.peer_address, self.local_address)
         try:
             self._engine.start(timeout)

@@ -130,7 +130,8 @@ class ConnectionPool:
                 # That its peer is going away may have come and not been read yet.
                 best.key.poll()
                 if best.takes_connections:
-                    self._reused += 1
+                    with self._lock:
+                        self._reused += 1
                     return best
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
             multiplexer = Multiplexer(target, timeout=left, **dataclasses.asdict(options))

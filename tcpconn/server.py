@@ -99,14 +99,17 @@ class Listener:
     # Links
 
     def _begin_session(self, sock: socket.socket, first: bytes) -> None:
-        try:
-            multiplexer = serve_socket(sock, self._options, self._queue, self._link_ended, first)
-        except (OSError, TcpconnError) as error:
-            logger.warning("%s: a link could not be served: %s", self.address, error)
-            sock.close()
-            return
-        multiplexer.manage()
+        # Its connections may be accepted before it is listed: who asks for the list waits for that.
         with self._lock:
+            try:
+                multiplexer = serve_socket(
+                    sock, self._options, self._queue, self._link_ended, first
+                )
+            except (OSError, TcpconnError) as error:
+                logger.warning("%s: a link could not be served: %s", self.address, error)
+                sock.close()
+                return
+            multiplexer.manage()
             self._multiplexers[multiplexer.key] = multiplexer
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)

@@ -322,11 +322,13 @@ def test_senders_who_wait_for_the_reader_need_no_keeper(threads: int, link: str)
         def send() -> None:
             for number in range(count):
                 client.send(noise(10 * KIB, number), PATIENCE)
+            client.receive(PATIENCE)  # who waits sees to it that the rest is written, too
 
         with keeper_held_up(link):
             senders = [Background(send) for _ in range(threads)]
             for _ in range(threads * count):
                 server.receive(PATIENCE)
+            server.send_many([b"thanks"] * threads)
             for sender in senders:
                 sender.result()
 
