@@ -42,8 +42,7 @@ def make_engine(
     acceptor: Acceptor | None = None,
     prepare: Callable[[Driver], object] | None = None,
 ) -> Driver:
-    """An engine in the care of a keeper; `prepare(engine)` is called before anybody else sees it.
-    """
+    """An engine in the care of a keeper; `prepare(engine)` is called before others see it."""
 
 def join_ended_keepers(timeout: float | None) -> None:
     """Waits until keepers that are about to end have ended (seconds)."""

@@ -492,8 +492,7 @@ def keeper_for(link):
 
 
 def make_engine(session, link, acceptor=None, prepare=None):
-    """An engine in the care of a keeper; `prepare(engine)` is called before anybody else sees it.
-    """
+    """An engine in the care of a keeper; `prepare(engine)` is called before others see it."""
     while True:
         with _starting:
             keeper = keeper_for(link)

@@ -235,7 +235,7 @@ cdef class Receiving:
         )
         if message.kind != MESSAGE_POSTED:
             engine.lock()
-            other = self.spare          # another receiver's, who was here meanwhile
+            _other = self.spare         # another receiver's, who was here meanwhile
             self.spare = spare
             engine.unlock()
             return self.to_bytes(message)
