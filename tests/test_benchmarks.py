@@ -218,7 +218,7 @@ class TestScale:
 
         if not (before := memory()):
             pytest.skip("not known on this system")
-        kept = bytearray(b"x" * (64 << 20))
+        kept = bytearray(b"x") * (64 << 20)
         assert (64 << 20) <= memory() - before < (80 << 20)
         del kept
 

@@ -621,7 +621,7 @@ class ProxyProcess:
     def __init__(
         self, target: str, plan: Plan, on_event: Callable[[Event], None] | None = None
     ) -> None:
-        command = [sys.executable, "-m", "faults.proxy", target, plan.to_json()]
+        command = [sys.executable, "-P", "-m", "faults.proxy", target, plan.to_json()]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.plan = plan
         self._process = subprocess.Popen(

@@ -28,7 +28,7 @@ class ServerProcess:
     def __init__(self, job: Job) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "faults.server", job.to_json()],
+            [sys.executable, "-P", "-m", "faults.server", job.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
