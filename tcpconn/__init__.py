@@ -24,6 +24,7 @@ from tcpconn.connection import Connection, ConnectionStats
 from tcpconn.errors import (
     AddressError,
     BufferTooSmall,
+    CertificateError,
     ConnectError,
     ConnectionClosed,
     ConnectionReset,
@@ -37,6 +38,7 @@ from tcpconn.errors import (
     SessionLost,
     TcpconnError,
     Timeout,
+    TlsError,
     VersionMismatch,
 )
 from tcpconn.multiplexer import Multiplexer, MultiplexerStats, wrap
@@ -55,6 +57,7 @@ _logging.getLogger("tcpconn").addHandler(_logging.NullHandler())
 __all__ = [
     "AddressError",
     "BufferTooSmall",
+    "CertificateError",
     "ConnectError",
     "Connection",
     "ConnectionClosed",
@@ -78,6 +81,7 @@ __all__ = [
     "SessionLost",
     "TcpconnError",
     "Timeout",
+    "TlsError",
     "VersionMismatch",
     "connect",
     "default_pool",

@@ -14,7 +14,10 @@ cdef object ended_error(Engine engine):
     """The exception that says why the session ended."""
     cdef State* s = engine.s
     where = f"the link to {engine.peer_address}"
+    trouble = engine.link.trouble
     why = f": {os.strerror(engine.link.error)}" if engine.link.error else ""
+    if trouble is not None:
+        why = f": {trouble}"
     if engine.generation != current_generation():
         return errors.ConnectionClosed(f"{where} belongs to the process that forked this one")
     reason = engine.session.end
@@ -27,8 +30,11 @@ cdef object ended_error(Engine engine):
         if s.goaway_received:
             return errors.ConnectionClosed(f"the peer closed {where}")
         if s.sequence == 0 and s.frames_received == 0:
+            if trouble is not None:
+                return type(trouble)(f"{where} did not come about{why}")
+            hint = "" if engine.link.layered else "; does it want TLS?"
             return errors.LinkLost(
-                f"{where} ended before the peer said a word of tcpconn{why}"
+                f"{where} ended before the peer said a word of tcpconn{why}{hint}"
             )
         return errors.LinkLost(f"{where} broke{why}")
     name = CODE_NAMES.get(code, "PROTOCOL")

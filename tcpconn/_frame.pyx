@@ -167,6 +167,12 @@ cdef int check_header(const Header* header, uint32_t max_frame_size, Fault* faul
 
 # Preface and HELLO
 
+cdef enum:                      # how a record of TLS begins: its type, and the first of its version
+    TLS_ALERT = 0x15
+    TLS_HANDSHAKE = 0x16
+    TLS_MAJOR = 0x03
+
+
 cdef size_t put_preface(uint8_t* p) noexcept nogil:
     memcpy(p, b"TCPCONN", 7)
     p[7] = VERSION
@@ -177,6 +183,11 @@ cdef int check_preface(const uint8_t* p, size_t length, Fault* fault) noexcept n
     """Judges the first `length` bytes (at most 8) of a link as far as they go, section 2."""
     cdef size_t prefix = min(length, <size_t> 7)
     if memcmp(p, b"TCPCONN", prefix) != 0:
+        if length >= 2 and (p[0] == TLS_ALERT or p[0] == TLS_HANDSHAKE) and p[1] == TLS_MAJOR:
+            return fault_set(
+                fault, CODE_PROTOCOL, b"2",
+                b"the peer does not speak tcpconn, or speaks it through TLS",
+            )
         return fault_set(fault, CODE_PROTOCOL, b"2", b"the peer does not speak tcpconn")
     if length >= PREFACE_SIZE and p[7] != VERSION:
         return fault_numbers(

@@ -1,9 +1,8 @@
 """The keeper and the flusher: one thread each per process and kind of link."""
 
-import socket
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from tcpconn._driver import Driver
 from tcpconn._engine import Acceptor, Engine, Service
@@ -27,11 +26,15 @@ class Keeper(Service):
     def write(self) -> None:
         """What the flusher's thread runs, until the keeper ends."""
 
-def make_link(sock: socket.socket, kind: str) -> Link:
+def make_link(stream: Any, kind: str) -> Link:
     """The link class for `kind` ("auto", "native", "stdlib") around a connected socket.
 
-    Raises `ValueError` for "native" where there is none.
+    A stream through TLS, whose handshake is done, gives a link through TLS. Raises `ValueError` for
+    "native" where there is none.
     """
+
+def make_poller(link: Link) -> Poller:
+    """A poller for links of the same kind."""
 
 def keeper_for(link: Link) -> Keeper:
     """The keeper that looks after links of this kind; a new one if the last has ended."""

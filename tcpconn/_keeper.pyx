@@ -50,6 +50,7 @@ from tcpconn._sync cimport (
 from tcpconn._wire cimport CODE_TIMEOUT
 
 import os
+import socket
 import threading
 
 from tcpconn._link import StdlibLink
@@ -296,7 +297,7 @@ cdef class Keeper(Service):
         if (<Engine> key).visit_at < self.next_at:
             self.next_at = (<Engine> key).visit_at
         want = (<Engine> key).want
-        if want & ~(<Engine> key).armed:
+        if want & ~(<Engine> key).armed or (want and (<Engine> key).link.layered):
             (<Engine> key).armed = want
             self.poller.watch((<Engine> key).link, key, want)
 
@@ -457,8 +458,7 @@ def _log_failure():
     logging.getLogger("tcpconn").exception("an error while a link was closed")
 
 
-_native = None
-_stdlib = None
+_keepers = {}
 _starting = threading.Lock()
 
 try:
@@ -467,28 +467,38 @@ except ImportError:
     EpollPoller = NativeLink = None
 
 
-def make_link(sock, kind):
+def make_link(stream, kind):
     """The link class for `kind` ("auto", "native", "stdlib") around a connected socket.
 
-    Raises `ValueError` for "native" where there is none.
+    A stream through TLS, whose handshake is done, gives a link through TLS. Raises `ValueError` for
+    "native" where there is none.
     """
+    if not isinstance(stream, socket.socket):
+        return stream.link(make_link(stream.socket, kind))
     if kind == "stdlib" or (kind == "auto" and NativeLink is None):
-        return StdlibLink(sock)
+        return StdlibLink(stream)
     if NativeLink is None:
         raise ValueError("link='native' exists on Linux only; use 'stdlib' or 'auto'")
-    return NativeLink(sock)
+    return NativeLink(stream)
+
+
+def make_poller(link):
+    """A poller for links of the same kind."""
+    if isinstance(link, StdlibLink):
+        return StdlibPoller()
+    if NativeLink is not None and isinstance(link, NativeLink):
+        return EpollPoller()
+    from tcpconn._link_tls import TlsPoller
+    return TlsPoller(make_poller(link.under))
 
 
 def keeper_for(link):
     """The keeper that looks after links of this kind; a new one if the last has ended."""
-    global _native, _stdlib
-    if isinstance(link, StdlibLink):
-        if _stdlib is None or (<Keeper> _stdlib).stopping:
-            _stdlib = Keeper(StdlibPoller())
-        return _stdlib
-    if _native is None or (<Keeper> _native).stopping:
-        _native = Keeper(EpollPoller())
-    return _native
+    kind = (type(link), type(getattr(link, "under", None)))
+    keeper = _keepers.get(kind)
+    if keeper is None or (<Keeper> keeper).stopping:
+        keeper = _keepers[kind] = Keeper(make_poller(link))
+    return keeper
 
 
 def make_engine(session, link, acceptor=None, prepare=None):
@@ -505,8 +515,8 @@ def make_engine(session, link, acceptor=None, prepare=None):
 
 def join_ended_keepers(timeout):
     """Waits until keepers that are about to end have ended (seconds)."""
-    for keeper in (_native, _stdlib):
-        if keeper is not None and (<Keeper> keeper).stopping:
+    for keeper in list(_keepers.values()):
+        if (<Keeper> keeper).stopping:
             for thread in keeper.threads:
                 if thread is not threading.current_thread():
                     thread.join(timeout)
@@ -514,8 +524,8 @@ def join_ended_keepers(timeout):
 
 def _forget_keepers():
     # Their threads do not exist in a forked child.
-    global _native, _stdlib, _starting
-    _native = _stdlib = None
+    global _starting
+    _keepers.clear()
     _starting = threading.Lock()
 
 

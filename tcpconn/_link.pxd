@@ -18,6 +18,12 @@ cdef enum Outcome:              # of read, write and wait, when not a number of 
 cdef class Link:
     cdef public object socket   # the Python socket that owns the descriptor
     cdef int error              # errno of OUTCOME_FAILED
+    cdef readonly object trouble    # or the exception that says it better
+    cdef readonly object certificate    # the peer's, as ssl gives it, if it was checked
+    # What it has to read or write does not depend on the socket alone: a poller is to be asked
+    # anew after each visit. `holding`: there may be something to read that no wait would notice.
+    cdef bint layered
+    cdef bint holding
 
     cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil

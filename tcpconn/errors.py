@@ -8,7 +8,9 @@
      ├─ NotABuffer (TypeError)               data that is not one piece of bytes
      ├─ Timeout (TimeoutError)               time ran out; nothing is lost
      ├─ ConnectError (ConnectionError)       no link could be made
-     │   └─ ResolveError                     the host name has no address
+     │   ├─ ResolveError                     the host name has no address
+     │   └─ TlsError                         TLS was not agreed upon
+     │       └─ CertificateError             a certificate that is not trusted, or wanting
      ├─ ConnectionClosed (ConnectionError)   an orderly end, or use after close
      │   └─ ConnectionReset (ConnectionResetError)   an abrupt one
      ├─ ProtocolError (ConnectionError)      the peer broke the protocol, or says that we did
@@ -75,6 +77,14 @@ class ConnectError(TcpconnError, ConnectionError):
 
 class ResolveError(ConnectError):
     """A host name has no address."""
+
+
+class TlsError(ConnectError):
+    """No link through TLS could be made: the peer speaks something else, or with other settings."""
+
+
+class CertificateError(TlsError):
+    """One side does not trust the other's certificate, or misses one. Trying again is no use."""
 
 
 class ConnectionClosed(TcpconnError, ConnectionError):

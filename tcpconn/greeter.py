@@ -19,9 +19,9 @@ from collections.abc import Callable
 from tcpconn._frame import WIRE
 from tcpconn.addresses import describe
 from tcpconn.admission import Admission
-from tcpconn.errors import TcpconnError
+from tcpconn.errors import TcpconnError, TlsError
 from tcpconn.grumbling import Warnings
-from tcpconn.handshake import Malformed, Resume, Steps, greeted, reject
+from tcpconn.handshake import Malformed, Resume, Steps, Stream, greeted, reject
 
 logger = logging.getLogger("tcpconn")
 
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 0.1
 class Greeting:
     """A link that is nobody's yet, and how far its handshake has come."""
 
-    def __init__(self, sock: socket.socket, peer: str, deadline: float) -> None:
+    def __init__(self, sock: Stream, peer: str, deadline: float) -> None:
         self.sock = sock
         self.peer = peer
         self.deadline = deadline
@@ -62,15 +62,18 @@ class Greeting:
     @property
     def waits_for(self) -> int:
         """The selector's event that it waits for."""
-        return selectors.EVENT_READ if isinstance(self._request, int) else selectors.EVENT_WRITE
+        if isinstance(self._request, int) and not getattr(self.sock, "wants_write", False):
+            return selectors.EVENT_READ
+        return selectors.EVENT_WRITE
 
 
 class Greeter:
     """Accepts from a listening socket in a thread of its own, until closed. Thread-safe.
 
-    `serve(sock, first)` is called for a new session, with the bytes that were read already;
-    `resume(sock, request)` for one that is to go on. Both own the socket from then on, and must not
-    block. At most `places` handshakes are under way, each for `seconds`; what `admission` does not
+    `secure(sock, peer)` puts TLS between a socket and all that follows. `serve(sock, first)` is
+    called for a new session, with the bytes that were read already; `resume(sock, request)` for one
+    that is to go on. Both own the socket from then on, and must not block. At most `places`
+    handshakes, that of TLS included, are under way, each for `seconds`; what `admission` does not
     admit is told so and closed.
     """
 
@@ -79,11 +82,12 @@ class Greeter:
         sock: socket.socket,
         name: str,
         *,
-        serve: Callable[[socket.socket, bytes], None],
-        resume: Callable[[socket.socket, Resume], None],
+        serve: Callable[[Stream, bytes], None],
+        resume: Callable[[Stream, Resume], None],
         admission: Admission,
         places: int,
         seconds: float,
+        secure: Callable[[socket.socket, str], Stream] | None = None,
     ) -> None:
         self._socket = sock
         self._name = name
@@ -94,9 +98,10 @@ class Greeter:
         self._crowding = Warnings(logger)
         self._places = places
         self._seconds = seconds
+        self._secure = secure
         self._closed = False
         self._calls: deque[Callable[[], None]] = deque()
-        self._greetings: dict[socket.socket, Greeting] = {}  # the oldest first
+        self._greetings: dict[Stream, Greeting] = {}  # the oldest first
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
@@ -181,11 +186,13 @@ class Greeter:
         reason = self._admission.admit(sock, name)
         if reason is not None:
             self._refusals.warn("%s: a link from %s is refused: %s", self._name, peer, reason)
-            with contextlib.suppress(OSError):
-                # What is unread when a socket is closed makes the system take back what was sent.
-                sock.recv(65536)
-            with contextlib.suppress(OSError):
-                sock.send(reject(LIMIT, reason))
+            if self._secure is None:  # through TLS it would take a handshake to say so
+                with contextlib.suppress(OSError):
+                    # What is unread when a socket is closed makes the system take back what was
+                    # sent.
+                    sock.recv(65536)
+                with contextlib.suppress(OSError):
+                    sock.send(reject(LIMIT, reason))
             sock.close()
             return
         if len(self._greetings) >= self._places:
@@ -197,9 +204,10 @@ class Greeter:
                 oldest.peer,
             )
             self._drop(oldest)
-        greeting = Greeting(sock, peer, time.monotonic() + self._seconds)
-        self._greetings[sock] = greeting
-        self._selector.register(sock, greeting.waits_for, sock)
+        stream = sock if self._secure is None else self._secure(sock, peer)
+        greeting = Greeting(stream, peer, time.monotonic() + self._seconds)
+        self._greetings[stream] = greeting
+        self._selector.register(stream, greeting.waits_for, stream)
         self._advance(greeting)
 
     def _advance(self, greeting: Greeting) -> None:
@@ -212,7 +220,8 @@ class Greeter:
             self._drop(greeting)
             return
         except (OSError, TcpconnError) as error:
-            logger.debug("%s: %s: %s", self._name, greeting.peer, error)
+            level = logging.INFO if isinstance(error, TlsError) else logging.DEBUG
+            logger.log(level, "%s: %s: %s", self._name, greeting.peer, error)
             self._drop(greeting)
             return
         if began is None:

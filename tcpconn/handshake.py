@@ -15,12 +15,31 @@ import struct
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tcpconn._frame import CODE_NAMES, PREFACE, WIRE, encode_frame
 from tcpconn.errors import LinkLost, NotTcpconn, ProtocolError, Timeout, VersionMismatch
 
 T = TypeVar("T")
+
+
+class Stream(Protocol):
+    """What a handshake needs of a socket, or of what stands for one with TLS in between."""
+
+    def recv(self, count: int, /) -> bytes: ...
+    def send(self, data: bytes, /) -> int: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def setblocking(self, flag: bool, /) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def socket_of(stream: Stream) -> socket.socket:
+    """The socket itself, whatever stands for it."""
+    sock: socket.socket = stream if isinstance(stream, socket.socket) else stream.socket  # type: ignore[attr-defined]
+    return sock
+
 
 Steps = Generator[int | bytes, bytes, T]
 """A part of a handshake that ends with a `T`."""
@@ -209,7 +228,7 @@ def _first_frame() -> Steps[tuple[int, bytes]]:
     return kind, payload
 
 
-def run(steps: Steps[T], sock: socket.socket, deadline: float | None) -> T:
+def run(steps: Steps[T], sock: Stream, deadline: float | None) -> T:
     """Drives a handshake over a socket until `deadline` (of `time.monotonic`), blocking.
 
     Raises `Timeout`, `LinkLost`, or what the handshake raises.

@@ -32,7 +32,9 @@ from tcpconn.errors import (
     Timeout,
 )
 from tcpconn.grumbling import Warnings
+from tcpconn.handshake import Stream, socket_of
 from tcpconn.options import Options, make_options
+from tcpconn.securing import secure
 
 logger = logging.getLogger("tcpconn")
 faults = Warnings(logger)
@@ -73,11 +75,23 @@ class MultiplexerStats:
     """Seconds, smoothed."""
 
 
-def dial(address: Address, timeout: float | None) -> socket.socket:
-    """A connected TCP or unix-domain socket.
+def dial(
+    address: Address, options: Options, timeout: float | None, *, client: bool = True
+) -> Stream:
+    """A connected TCP or unix-domain socket; or TLS over it, agreed upon, if the options say so.
 
-    Raises `ResolveError`, `ConnectError` (which says what each address answered) or `Timeout`.
+    Raises `ResolveError`, `ConnectError` (which says what each address answered), `Timeout`,
+    `TlsError`, `LinkLost` (in the midst of the TLS handshake) or `OptionError`.
     """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    sock = dial_socket(address, timeout)
+    return secure(
+        sock, options, str(address), server=not client, address=address, deadline=deadline
+    )
+
+
+def dial_socket(address: Address, timeout: float | None) -> socket.socket:
+    """A connected socket. Raises `ResolveError`, `ConnectError` or `Timeout`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     failures: list[str] = []
     last: OSError | None = None
@@ -148,18 +162,24 @@ class Multiplexer:
         **options: Any,
     ) -> None:
         chosen = make_options(options)
-        if isinstance(target, socket.socket):
-            self._begin(target, bool(client), chosen, timeout)
-            return
         started = time.monotonic()
-        address = parse_address(target)
-        sock = dial(address, timeout)
+        name = None
+        stream: Stream
+        if isinstance(target, socket.socket):
+            client = bool(client)
+            deadline = None if timeout is None else started + timeout
+            stream = secure(target, chosen, "the peer", server=not client, deadline=deadline)
+        else:
+            client = client is None or client
+            address = parse_address(target)
+            name = str(address)
+            stream = dial(address, chosen, timeout, client=client)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-        self._begin(sock, client is None or client, chosen, left, str(address))
+        self._begin(stream, client, chosen, left, name)
 
     def _begin(
         self,
-        sock: socket.socket,
+        stream: Stream,
         client: bool,
         options: Options,
         timeout: float | None = None,
@@ -169,6 +189,7 @@ class Multiplexer:
         first: bytes = b"",
     ) -> None:
         self.options = options
+        sock = socket_of(stream)
         self.local_address = describe(sock.getsockname())
         try:
             peer = describe(sock.getpeername())
@@ -179,9 +200,10 @@ class Multiplexer:
         self._released = threading.Event()
         self._accepting = acceptor is None
         self._managed = False
+        self._engine: Driver
         try:
             prepare_socket(sock)
-            link = make_link(sock, options.link)
+            link = make_link(stream, options.link)
         except ValueError as error:
             sock.close()
             raise OptionError(str(error)) from None
@@ -276,6 +298,11 @@ class Multiplexer:
         if self._engine.is_down:
             return "closed"
         return "open" if self._engine.takes_connections else "closing"
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
+        return self._engine.link.certificate
 
     def stats(self) -> MultiplexerStats:
         """The session's counters now. Thread-safe, never waits.
@@ -389,7 +416,7 @@ def _end_callback(
 
 
 def serve_socket(
-    sock: socket.socket,
+    stream: Stream,
     options: Options,
     acceptor: Acceptor | None = None,
     on_end: Callable[[Multiplexer], None] | None = None,
@@ -397,7 +424,7 @@ def serve_socket(
 ) -> Multiplexer:
     """A multiplexer on an accepted socket, of which `first` was read already. Does not wait."""
     multiplexer = Multiplexer.__new__(Multiplexer)
-    multiplexer._begin(sock, False, options, acceptor=acceptor, on_end=on_end, first=first)
+    multiplexer._begin(stream, False, options, acceptor=acceptor, on_end=on_end, first=first)
     return multiplexer
 
 
@@ -416,15 +443,28 @@ def _uuid(id: Any) -> uuid.UUID:
     return id
 
 
-_wrapped: dict[int, Multiplexer] = {}
+class _Wrapped:
+    """A socket that `wrap` serves. Whoever comes first makes its multiplexer, under the lock."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.lock = threading.Lock()
+        self.multiplexer: Multiplexer | None = None
+
+
+_wrapped: dict[int, _Wrapped] = {}
 """By descriptor, until the link ends: a socket may be wrapped again after a `Timeout`."""
 
 _wrapping = threading.Lock()
 
 
 def _unwrap(multiplexer: Multiplexer) -> None:
+    _forget(lambda place: place.multiplexer is multiplexer)
+
+
+def _forget(ended: Callable[[_Wrapped], bool]) -> None:
     with _wrapping:
-        for descriptor in [key for key, value in _wrapped.items() if value is multiplexer]:
+        for descriptor in [key for key, place in _wrapped.items() if ended(place)]:
             del _wrapped[descriptor]
 
 
@@ -450,7 +490,8 @@ def wrap(
 
     The socket belongs to tcpconn from then on. Calling it again with the same socket gives further
     connections on the same link. The link is closed once its connections are, and `idle_timeout` is
-    over. `timeout` in seconds is for the peer's opening. Raises `Timeout`, `ConnectionClosed`,
+    over. `timeout` in seconds is for the peer's opening, and for the handshake of TLS if there is
+    one, which ends the socket when it fails. Raises `Timeout`, `ConnectionClosed`,
     `ProtocolError`, `OptionError`.
     """
     chosen = make_options(options)
@@ -458,13 +499,27 @@ def wrap(
     if id is not None:
         _uuid(id)
     with _wrapping:
-        multiplexer = _wrapped.get(sock.fileno())
-        if multiplexer is None or multiplexer._socket is not sock:
-            multiplexer = serve_socket(sock, chosen, on_end=_unwrap)
-            multiplexer.let_go_when_idle()
-            _wrapped[sock.fileno()] = multiplexer
-        elif options and chosen != multiplexer.options:
+        place = _wrapped.get(sock.fileno())
+        if place is None or place.sock is not sock:
+            place = _wrapped[sock.fileno()] = _Wrapped(sock)
+    with place.lock:
+        if place.multiplexer is None:
+            place.multiplexer = _serve_wrapped(place, chosen, timeout)
+        elif options and chosen != place.multiplexer.options:
             raise OptionError("this socket is served already, with other options")
+    multiplexer = place.multiplexer
     if id is None:
         return multiplexer.accept(timeout)
     return multiplexer.open(id, priority=priority)
+
+
+def _serve_wrapped(place: _Wrapped, options: Options, timeout: float | None) -> Multiplexer:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        stream = secure(place.sock, options, "the peer", server=True, deadline=deadline)
+        multiplexer = serve_socket(stream, options, on_end=_unwrap)
+    except BaseException:
+        _forget(lambda other: other is place)
+        raise
+    multiplexer.let_go_when_idle()
+    return multiplexer

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcpconn.errors import OptionError
+
+if TYPE_CHECKING:  # quick to load, for who uses no TLS
+    from ssl import SSLContext
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -101,6 +104,14 @@ class Options:
     link: str = "auto"
     """Which link class: "native" (Linux), "stdlib" (anywhere), "auto" for the best there is."""
 
+    ssl: SSLContext | None = None
+    """Through TLS, with this context: a client's where links are dialled, a server's where they are
+    accepted. It says what is trusted, and whether the other side must show a certificate."""
+
+    server_hostname: str | None = None
+    """The name that the server's certificate must have, for a client; the address's host without.
+    """
+
     def __post_init__(self) -> None:
         self._check_int("max_message_size", 64 * KIB, _CEILING)
         self._check_int("max_frame_size", 16 * KIB, MIB)
@@ -125,6 +136,20 @@ class Options:
         self._check_seconds("busy_poll", 0.0)
         if self.link not in LINKS:
             raise OptionError(f"link={self.link!r} is not one of {', '.join(map(repr, LINKS))}")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        context: Any = self.ssl
+        name: Any = self.server_hostname
+        if context is not None:
+            from ssl import SSLContext
+
+            if not isinstance(context, SSLContext):
+                raise OptionError(f"ssl={context!r} is not an ssl.SSLContext")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise OptionError(f"server_hostname={name!r} is not a name")
+        if name is not None and context is None:
+            raise OptionError("server_hostname says what a certificate must name: it needs ssl")
 
     def _check_int(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)
@@ -142,6 +167,11 @@ class Options:
             raise OptionError(f"{name}={value!r} is not a number{unit and ' of'}{unit}")
         if not least <= value <= most:
             raise OptionError(f"{name}={value} is outside {least:g} … {most:g}{unit}")
+
+
+def as_arguments(options: Options) -> dict[str, Any]:
+    """The keyword arguments that make the same `Options`."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
 
 
 def make_options(options: dict[str, Any]) -> Options:

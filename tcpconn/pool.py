@@ -15,7 +15,7 @@ from tcpconn.addresses import Address, parse_address
 from tcpconn.connection import Connection
 from tcpconn.errors import ConnectionClosed, OptionError, Timeout
 from tcpconn.multiplexer import LONGEST_WAIT, Multiplexer
-from tcpconn.options import Options, make_options
+from tcpconn.options import Options, as_arguments, make_options
 
 EXIT_SECONDS = 2.0
 """How long the default pool may take at the interpreter's exit to hand over what was sent."""
@@ -134,7 +134,7 @@ class ConnectionPool:
                         self._reused += 1
                     return best
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-            multiplexer = Multiplexer(target, timeout=left, **dataclasses.asdict(options))
+            multiplexer = Multiplexer(target, timeout=left, **as_arguments(options))
             multiplexer.let_go_when_idle()
             place.multiplexers.append(multiplexer)
         finally:

@@ -20,9 +20,10 @@ from tcpconn.admission import Admission
 from tcpconn.connection import Connection
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
 from tcpconn.greeter import Greeter
-from tcpconn.handshake import UNKNOWN_SESSION, Resume, reject
+from tcpconn.handshake import UNKNOWN_SESSION, Resume, Stream, reject
 from tcpconn.multiplexer import Multiplexer, serve_socket
 from tcpconn.options import Options, make_options
+from tcpconn.securing import check_server, stream_over
 
 logger = logging.getLogger("tcpconn")
 
@@ -83,6 +84,7 @@ class Listener:
         self._multiplexers: dict[Any, Multiplexer] = {}
         self._queue = AcceptQueue()
         self._closed = False
+        check_server(options)
         sock = bind(self._address)
         self.address: str = describe(sock.getsockname())
         """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
@@ -94,11 +96,15 @@ class Listener:
             admission=Admission(options.max_links, options.max_links_per_address),
             places=options.max_handshakes,
             seconds=options.handshake_timeout,
+            secure=None if options.ssl is None else self._secure,
         )
 
     # Links
 
-    def _begin_session(self, sock: socket.socket, first: bytes) -> None:
+    def _secure(self, sock: socket.socket, peer: str) -> Stream:
+        return stream_over(sock, self._options, peer, server=True)
+
+    def _begin_session(self, sock: Stream, first: bytes) -> None:
         # Its connections may be accepted before it is listed: who asks for the list waits for that.
         with self._lock:
             try:
@@ -114,7 +120,7 @@ class Listener:
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)
 
-    def _resume_session(self, sock: socket.socket, _request: Resume) -> None:
+    def _resume_session(self, sock: Stream, _request: Resume) -> None:
         with contextlib.suppress(OSError):
             sock.send(reject(UNKNOWN_SESSION, "this server keeps no such session"))
         sock.close()

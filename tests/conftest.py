@@ -6,21 +6,60 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import tcpconn
-from support import ANY, PATIENCE, Pair, echo, open_descriptors, tcpconn_threads, wait_until
+from support import (
+    ANY,
+    PATIENCE,
+    OverTls,
+    Pair,
+    context_for_both_sides,
+    echo,
+    open_descriptors,
+    tcpconn_threads,
+    wait_until,
+)
+from tcpconn.options import make_options
 
 LINKS = ["native", "stdlib"] if sys.platform == "linux" else ["stdlib"]
 if os.environ.get("TCPCONN_LINK"):
     LINKS = [os.environ["TCPCONN_LINK"]]
 
 
-@pytest.fixture(params=LINKS)
-def link(request: pytest.FixtureRequest) -> str:
-    """The link class under test, a value for the option of this name."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All that use `link` run for each link class, and through TLS in modules that say `OVER_TLS`.
+
+    That is left out for tests marked `plain`, which have a plain socket at one end.
+    """
+    if "link" not in metafunc.fixturenames:
+        return
+    kinds = [pytest.param(kind, id=kind) for kind in LINKS]
+    plain = any(metafunc.definition.iter_markers("plain"))
+    if getattr(metafunc.module, "OVER_TLS", False) and not plain:
+        kinds.append(pytest.param(OverTls(LINKS[0]), id="tls"))
+    metafunc.parametrize("link", kinds, indirect=True)
+
+
+@pytest.fixture
+def link(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The link class under test, a value for the option of this name.
+
+    Whoever is given one that is `OverTls` uses TLS, although the test says nothing of it.
+    """
     kind: str = request.param
+    if isinstance(kind, OverTls):
+        context = context_for_both_sides()
+
+        def with_tls(given: dict[str, Any]) -> tcpconn.Options:
+            if isinstance(given.get("link"), OverTls):
+                given = {"ssl": context, **given}
+            return make_options(given)
+
+        for module in (tcpconn.multiplexer, tcpconn.pool, tcpconn.server):
+            monkeypatch.setattr(module, "make_options", with_tls)
     return kind
 
 

@@ -6,9 +6,11 @@ import contextlib
 import os
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -57,6 +59,43 @@ def noise(size: int, seed: int = 0) -> bytes:
         return _noise[start : start + size]
     whole, rest = divmod(size, len(_noise) - start)
     return _noise[start:] * whole + _noise[start : start + rest]
+
+
+CERTIFICATES = Path(__file__).parent / "certificates"
+
+
+class OverTls(str):
+    """A link class, by name, for tests that put TLS over it: see `conftest.link`."""
+
+    __slots__ = ()
+
+
+def server_context(certificate: str = "server", **settings: Any) -> ssl.SSLContext:
+    """A server's context with one of our certificates; `settings` are attributes of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / f"{certificate}.pem")
+    return with_settings(context, settings)
+
+
+def client_context(authority: str = "authority", **settings: Any) -> ssl.SSLContext:
+    """A client's context that trusts one of our authorities; `settings` are attributes of it."""
+    context = ssl.create_default_context(cafile=str(CERTIFICATES / f"{authority}.pem"))
+    return with_settings(context, settings)
+
+
+def context_for_both_sides() -> ssl.SSLContext:
+    """One that a client and a server can use alike; it checks nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS)
+    context.load_cert_chain(CERTIFICATES / "server.pem")
+    return context
+
+
+def with_settings(context: ssl.SSLContext, settings: dict[str, Any]) -> ssl.SSLContext:
+    for name, value in settings.items():
+        setattr(context, name, value)
+    return context
 
 
 class Background(Generic[T]):
@@ -189,15 +228,14 @@ def multiplexer_pair(
 ) -> Iterator[tuple[tcpconn.Multiplexer, tcpconn.Multiplexer]]:
     """A client's and a server's multiplexer on one link."""
     near, far = tcp_pair()
-    server = tcpconn.Multiplexer(far, link=link, **options)
-    try:
+    # Through TLS, neither is there before the other.
+    accepted = Background(lambda: tcpconn.Multiplexer(far, link=link, **options))
+    with contextlib.ExitStack() as ends:
         client = tcpconn.Multiplexer(near, client=True, link=link, **options)
-        try:
-            yield client, server
-        finally:
-            client.abort()
-    finally:
-        server.abort()
+        ends.callback(client.abort)
+        server = accepted.result()
+        ends.callback(server.abort)
+        yield client, server
 
 
 def unused_port() -> int:

@@ -13,10 +13,10 @@ SOURCE = Path(__file__).resolve().parent.parent / "tcpconn"
 """Where the .pyx are: they are not installed."""
 
 ORDER = [
-    ["errors", "addresses", "options", "admission", "grumbling"],
+    ["errors", "addresses", "options", "admission", "grumbling", "tls_errors"],
     ["_sync", "_wire", "_rate"],
     ["_link", "_buffer", "_table", "_schedule"],
-    ["_link_linux", "_frame", "_sendqueue"],
+    ["_link_linux", "_link_tls", "_frame", "_sendqueue"],
     ["_state"],
     ["_routes"],
     ["_send"],
@@ -31,6 +31,8 @@ ORDER = [
     ["_accept"],
     ["connection"],
     ["handshake"],
+    ["tls"],
+    ["securing"],
     ["multiplexer", "greeter"],
     ["pool"],
     ["server"],
@@ -43,10 +45,11 @@ ORDER = [
 MAY = {
     ("addresses", "errors"),
     ("options", "errors"),
+    ("tls_errors", "errors"),
     # The keeper starts the link's implementation for the platform, if there is one.
     ("_keeper", "_link_linux"),
 }
-ONLY_FROM = {"_link": "_engine", "_link_linux": "_keeper"}
+ONLY_FROM = {"_link": "_engine", "_link_linux": "_keeper", "_link_tls": "_keeper"}
 """Sockets are the engine's business: what is below it must not know them."""
 
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

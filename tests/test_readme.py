@@ -25,6 +25,8 @@ def section(title: str) -> str:
 
 def written(name: str, value: object) -> str:
     """A default as the table of options has it."""
+    if value is None:
+        return "`None`"
     if isinstance(value, str):
         return f'`"{value}"`'
     if name.endswith("_rate"):

@@ -25,6 +25,8 @@ from support import (
     wait_until,
 )
 
+OVER_TLS = True
+
 Wait = Callable[[tcpconn.Connection], Any]
 
 RECEIVES: dict[str, Wait] = {
@@ -267,6 +269,7 @@ class TestClose:
             pair.server.send(b"anybody?")
         pair.server.close()
 
+    @pytest.mark.plain
     @pytest.mark.parametrize(("acked", "heard"), [(0, False), (1, False), (2, True), (4, True)])
     def test_a_peer_that_closes_has_what_it_acknowledged(
         self, acked: int, heard: bool, link: str

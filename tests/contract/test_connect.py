@@ -11,6 +11,8 @@ import pytest
 import tcpconn
 from support import ANY, PATIENCE, Background, Pair, echo, unused_port
 
+OVER_TLS = True
+
 unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs unix-domain sockets")
 
 

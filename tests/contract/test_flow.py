@@ -24,6 +24,8 @@ from support import (
     wait_until,
 )
 
+OVER_TLS = True
+
 WINDOW = 256 * KIB
 """What a new connection may hold unread: the default of `connection_credit`."""
 

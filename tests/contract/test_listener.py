@@ -13,6 +13,8 @@ import tcpconn
 from support import ANY, PATIENCE, Background, echo, noise, wait_until
 from tcpconn._frame import PREFACE, encode_hello
 
+OVER_TLS = True
+
 
 class TestAccept:
     def test_nobody_comes(self, listener: tcpconn.Listener) -> None:
@@ -192,6 +194,7 @@ class TestClose:
         assert listener.multiplexers == []
         listener.close()
 
+    @pytest.mark.plain
     def test_a_peer_that_takes_nothing_holds_it_up_no_longer_than_that(
         self, link: str, caplog: pytest.LogCaptureFixture
     ) -> None:

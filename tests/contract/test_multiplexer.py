@@ -20,6 +20,8 @@ from support import (
     wait_until,
 )
 
+OVER_TLS = True
+
 
 def test_over_an_address(link: str, echo_server: tcpconn.Server) -> None:
     with tcpconn.Multiplexer(echo_server.address, link=link) as multiplexer:
@@ -33,6 +35,7 @@ def test_over_an_address(link: str, echo_server: tcpconn.Server) -> None:
     assert multiplexer.state == "closed"
 
 
+@pytest.mark.plain
 def test_over_a_socket_pair(link: str) -> None:
     near, far = socket.socketpair()
     with (
@@ -60,6 +63,7 @@ def test_both_sides_open_and_accept(link: str) -> None:
                 assert near.receive(PATIENCE) == b"answer"
 
 
+@pytest.mark.plain
 def test_the_server_may_open_before_the_client_has_said_hello(link: str) -> None:
     near, far = tcp_pair()
     with tcpconn.Multiplexer(far, link=link) as server:
@@ -143,6 +147,7 @@ def test_pings_from_many_threads(link: str) -> None:
             assert min(background.result()) > 0
 
 
+@pytest.mark.plain
 def test_a_ping_without_an_answer(link: str) -> None:
     near, far = tcp_pair()
     with far, pytest.raises(tcpconn.Timeout):
@@ -207,6 +212,7 @@ class TestClose:
                 for background in closing:
                     background.result()
 
+    @pytest.mark.plain
     def test_it_does_not_wait_for_ever(self, link: str, caplog: pytest.LogCaptureFixture) -> None:
         near, far = tcp_pair()
         with far:
@@ -219,6 +225,7 @@ class TestClose:
         assert server.peer_address in warnings[0].getMessage()
         assert "0.02" in warnings[0].getMessage()
 
+    @pytest.mark.plain
     def test_with_an_error_it_does_not_wait(self, link: str) -> None:
         near, far = tcp_pair()
         with far:
@@ -249,6 +256,7 @@ def test_a_closed_socket(link: str) -> None:
         tcpconn.Multiplexer(near, link=link)
 
 
+@pytest.mark.plain
 def test_a_listening_socket(link: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ConnectionError):
         tcpconn.Multiplexer(server, client=True, link=link)
@@ -264,6 +272,7 @@ def test_what_is_no_priority(priority: object, link: str) -> None:
             client.open(priority=priority)  # type: ignore[arg-type]
 
 
+@pytest.mark.plain
 def test_two_clients_or_two_servers(link: str) -> None:
     """Both would greet first: each finds that the other does not answer."""
     near, far = tcp_pair()

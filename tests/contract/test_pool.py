@@ -13,6 +13,8 @@ import pytest
 import tcpconn
 from support import ANY, PATIENCE, Background, echo, noise, unused_port, wait_until
 
+OVER_TLS = True
+
 
 def ask(connection: tcpconn.Connection) -> None:
     """A message there and back."""
@@ -173,6 +175,7 @@ class TestReplacement:
             ask(connection)
         assert pool.stats().dialled == 1
 
+    @pytest.mark.plain
     def test_a_peer_that_is_none_is_not_remembered(
         self, link: str, pool: tcpconn.ConnectionPool
     ) -> None:

@@ -14,6 +14,8 @@ import pytest
 import tcpconn
 from support import KIB, MIB, PATIENCE, SIZES, Background, Pair, noise, wait_until
 
+OVER_TLS = True
+
 
 def into(connection: tcpconn.Connection, timeout: float | None = PATIENCE) -> bytes:
     buffer = bytearray(17 * MIB)

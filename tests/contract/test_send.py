@@ -13,6 +13,8 @@ import pytest
 import tcpconn
 from support import KIB, MIB, PATIENCE, SIZES, Background, Pair, fill, noise
 
+OVER_TLS = True
+
 
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes(size: int, pair: Pair) -> None:

@@ -27,6 +27,8 @@ from support import (
     wait_until,
 )
 
+OVER_TLS = True
+
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "pthread_kill"), reason="there is no pthread_kill() here"
 )
@@ -253,6 +255,7 @@ with tcpconn.serve(echo, "127.0.0.1:0", link=sys.argv[1]) as server:
 """
 
 
+@pytest.mark.plain
 def test_ping(link: str) -> None:
     """Of a process that is stopped, and so does not answer."""
     with subprocess.Popen(

@@ -14,6 +14,8 @@ import pytest
 import tcpconn
 from support import KIB, MIB, PATIENCE, Background, Pair, fill, multiplexer_pair, noise, wait_until
 
+OVER_TLS = True
+
 STAMP = struct.Struct("<II")
 THREADS = 6
 
