@@ -221,10 +221,10 @@ cdef class Engine:
     cdef bint flush(self, uint64_t now) noexcept nogil:
         """The flusher's visit: writes the rest of a stream that pauses. False: it is at its end."""
         self.lock()
-        if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
-            self.pump(FLUSH_ROUNDS)
         if now - min(self.sent_at, now) >= STREAM_END_NS or self.down:
             self.watched = False
+        if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
+            self.pump(FLUSH_ROUNDS)     # which watches again what it has to leave
         self.due &= ~DUE_FLUSH
         self.unlock()
         return self.watched

@@ -96,10 +96,13 @@ def told_elsewhere(call: Callable[[], Any]) -> None:
         assert waiting.wait(PATIENCE)
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
-    getting = Background(get_signal)
-    with pytest.raises(Interrupted):
+    def enter() -> None:
         waiting.set()
         call()
+
+    getting = Background(get_signal)
+    with pytest.raises(Interrupted):
+        enter()
     getting.result()
 
 
