@@ -205,12 +205,23 @@ def echo(connection: tcpconn.Connection) -> None:
 
 def fill(connection: tcpconn.Connection, message: bytes) -> int:
     """Sends until there is no room, and returns how often."""
+    return fill_with(connection, lambda number: message)
+
+
+def fill_with(connection: tcpconn.Connection, message: Callable[[int], bytes]) -> int:
+    """Sends `message(0)`, `message(1)` … until there is no room, and returns how many."""
     sent = 0
-    with contextlib.suppress(tcpconn.Timeout):
-        while True:
-            connection.send(message, timeout=0.02)
+    written = -1
+    while True:
+        try:
+            connection.send(message(sent), timeout=0.02)
             sent += 1
-    return sent
+        except tcpconn.Timeout:
+            multiplexer = connection.multiplexer
+            assert multiplexer is not None
+            before, written = written, multiplexer.stats().bytes_sent
+            if written == before:  # nothing is under way either, that would make room
+                return sent
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

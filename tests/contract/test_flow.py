@@ -19,6 +19,7 @@ from support import (
     Background,
     Pair,
     fill,
+    fill_with,
     multiplexer_pair,
     noise,
     wait_until,
@@ -32,13 +33,7 @@ WINDOW = 256 * KIB
 
 def send_stamped(connection: tcpconn.Connection, size: int) -> int:
     """Sends numbered messages until there is no room, and returns how many."""
-    sent = 0
-    while True:
-        try:
-            connection.send(sent.to_bytes(4, "big") + noise(size - 4, sent), timeout=0.05)
-        except tcpconn.Timeout:
-            return sent
-        sent += 1
+    return fill_with(connection, lambda number: number.to_bytes(4, "big") + noise(size - 4, number))
 
 
 def take_stamped(connection: tcpconn.Connection, size: int, first: int, count: int) -> None:

@@ -120,7 +120,7 @@ class TestAccept:
 
     def test_a_link_that_never_says_hello(self, link: str) -> None:
         """Its failure is nobody's who waits for connections."""
-        with tcpconn.listen(ANY, link=link, handshake_timeout=0.02) as listener:
+        with tcpconn.listen(ANY, link=link, handshake_timeout=0.2) as listener:
             accepting = Background(lambda: listener.accept(PATIENCE)).asleep()
             host, port = listener.address.split(":")
             with socket.create_connection((host, int(port)), timeout=PATIENCE) as silent:
