@@ -326,18 +326,18 @@ def offsets() -> list[tuple[int, int, str]]:
     return found
 
 
-@pytest.mark.parametrize(("link", "at", "phase"), offsets())
-def test_the_phase_of_a_break_is_known(link: int, at: int, phase: str) -> None:
+@pytest.mark.parametrize(("number", "at", "phase"), offsets())
+def test_the_phase_of_a_break_is_known(number: int, at: int, phase: str) -> None:
     cut = (Fault("fin", "down", at=at),)
-    with sockets(*cut[link:], more=(cut,)) as both:
-        if link == 1:
+    with sockets(*cut[number:], more=(cut,)) as both:
+        if number == 1:
             both.link()
         client, server = both.link()
-        said = b"".join(talk(wire.RESUME if link else wire.HELLO)[:2])
+        said = b"".join(talk(wire.RESUME if number else wire.HELLO)[:2])
         if at > 0:
             client.sendall(said)
             assert read_exactly(server, len(said)) == said
-            server.sendall(b"".join(talk(wire.RESUMED if link else wire.WELCOME)))
+            server.sendall(b"".join(talk(wire.RESUMED if number else wire.WELCOME)))
         assert len(read_all(client)[0]) == at
         both.proxy.wait("fin")
         event = next(event for event in both.proxy.events if event.what == "fin")
