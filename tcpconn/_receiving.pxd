@@ -25,3 +25,4 @@ cdef class Receiving:
     cdef void took(self) noexcept
     cdef void free_message(self, Message* message)
     cdef object to_bytes(self, Message* message)
+    cdef Py_ssize_t take_run(self, list messages, Py_ssize_t most) except -1

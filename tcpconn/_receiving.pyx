@@ -36,6 +36,7 @@ from tcpconn._frame import CODE_NAMES
 
 cdef enum:
     COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
+    RUN_MOST = 64               # messages taken under one lock
     COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
     SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
     SPARE_MOST = 16777216       # a spare is memory held for a guess
@@ -329,6 +330,8 @@ cdef class Receiving:
                 )
         messages = [self.receive(timeout)]
         while len(messages) < most:
+            if self.take_run(messages, most) > 0:
+                continue
             engine.lock()
             message = take_message(engine.s, self.conn, False, size_ceiling())
             if message is NULL:
@@ -337,3 +340,27 @@ cdef class Receiving:
             self.took()
             messages.append(self.to_bytes(message))
         return messages
+
+    cdef Py_ssize_t take_run(self, list messages, Py_ssize_t most) except -1:
+        """Adds small messages that are there, a few under one lock, up to `most`. How many."""
+        cdef State* s = self.engine.s
+        cdef Conn* conn = self.conn
+        cdef Message* message
+        cdef Py_ssize_t count = 0
+        self.engine.lock()
+        try:
+            while count < RUN_MOST and len(messages) < most:
+                message = conn.unread_first
+                if (
+                    message is NULL or message.length > COPY_LOCKED
+                    or message.kind == MESSAGE_POSTED
+                ):
+                    break
+                messages.append(
+                    PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)
+                )
+                message_free(s, take_message(s, conn, False, COPY_LOCKED))
+                count += 1
+        finally:
+            self.took()
+        return count

@@ -104,6 +104,7 @@ cdef class Sending(Receiving):
                 engine.pump(INLINE_ROUNDS)
             outcome = engine.wait_for(&waiter, limit)
             engine.end_wait(&waiter)
+            engine.sent_at = tc_now()   # the stream goes on: it was not its sender who paused
             engine.unlock()
         if outcome == WAITED_TIMEOUT:
             raise errors.Timeout(
