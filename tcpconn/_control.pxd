@@ -13,6 +13,9 @@ cdef int fail_numbers(
     State* s, uint32_t code, const char* section, const char* text, uint64_t value, uint64_t limit
 ) noexcept nogil
 
+cdef void grant_pings(State* s) noexcept nogil
+cdef void session_start(State* s) noexcept nogil
+cdef void session_limits(State* s) noexcept nogil
 cdef int check_first(State* s, const Header* header) noexcept nogil
 cdef int on_first(State* s, const Header* header, const uint8_t* payload) noexcept nogil
 cdef int take_control(State* s, const Header* header, const uint8_t* payload) noexcept nogil

@@ -35,6 +35,7 @@ from tcpconn._send cimport (
     credit_came,
     keepalive_rate,
     send_due_resets,
+    send_open,
     send_ping,
     send_reset,
     send_stop,
@@ -95,6 +96,34 @@ cdef int take_control(State* s, const Header* header, const uint8_t* payload) no
 
 # Handshake, section 4
 
+cdef void grant_pings(State* s) noexcept nogil:
+    """How often the peer may ask on a new link."""
+    rate_set(&s.pings, s.ping_rate + 2 * keepalive_rate(&s.theirs), s.ping_burst)
+
+
+cdef void session_start(State* s) noexcept nogil:
+    """A client's first words. A server has nothing to say before HELLO."""
+    if s.client:
+        s.control_length = put_preface(s.control)
+        s.control_length = <size_t> (
+            put_hello(s.control + s.control_length, HELLO, &s.ours) - s.control
+        )
+
+
+cdef void session_limits(State* s) noexcept nogil:
+    """What is granted as a session begins; what the peer grants until HELLO or WELCOME says more.
+    """
+    s.receive_limit = s.ours.session_credit
+    s.told_limit = s.receive_limit
+    s.theirs.max_frame_size = MIN_FRAME_SIZE
+    s.theirs.max_message_size = MIN_MESSAGE_SIZE
+    s.theirs.route_credit = MIN_ROUTE_CREDIT
+    s.theirs.session_credit = MIN_SESSION_CREDIT
+    s.theirs.max_connections = 1
+    s.theirs.has_secret = False
+    s.send_limit = MIN_SESSION_CREDIT
+
+
 cdef int check_first(State* s, const Header* header) noexcept nogil:
     """Whether a frame may be the peer's first; before its payload is here."""
     if s.client:
@@ -138,13 +167,16 @@ cdef void settle(State* s) noexcept nogil:
     cdef size_t bucket = 0
     s.phase = PHASE_OPEN
     s.happened |= HAPPENED_OPEN
+    s.heard_at = s.now
     s.theirs.max_message_size = min(s.theirs.max_message_size, s.ours.max_message_size)
     s.send_limit = s.theirs.session_credit
-    rate_set(&s.pings, s.ping_rate + 2 * keepalive_rate(&s.theirs), s.ping_burst)
+    grant_pings(s)
     node = table_next(&s.ids, &bucket, NULL)
     while node is not NULL:
         conn = <Conn*> node.record
         conn.send_limit = max(conn.send_limit, s.theirs.route_credit)
+        if s.renewals != 0 and conn.attached and conn.out_state == ROUTE_IDLE:
+            send_open(s, conn, False)
         conn_event(s, conn, EVENT_CREDIT)
         credit_came(s, conn)
         node = table_next(&s.ids, &bucket, node)

@@ -4,4 +4,4 @@ from tcpconn._engine cimport Engine
 
 
 cdef class Driver(Engine):
-    pass
+    cdef void give_up(self) noexcept nogil

@@ -1,6 +1,9 @@
 """An engine as the shell uses it: starting, measuring and ending a session."""
 
-from tcpconn._engine import Engine
+from collections.abc import Callable
+
+from tcpconn._engine import Engine, Service
+from tcpconn._link import Link
 
 class Driver(Engine):
     """One session over one link. Thread-safe; timeouts in seconds, None for no limit."""
@@ -31,8 +34,53 @@ class Driver(Engine):
         Returns whether the peer had everything in time.
         """
 
+    def keep(self, on_detach: Callable[[], object]) -> None:
+        """The session outlives its link, if the peer keeps it too: `on_detach` is called then."""
+
+    def attach(self, link: Link, service: Service, received: int | None) -> bool:
+        """Gives the session another link, in the care of `service`, which registers it next.
+
+        `received`: how many frames the peer has taken; None for a session that begins again.
+        False when it has a link, is over, or the peer cannot have taken so many.
+        """
+
+    def go_on(self) -> None:
+        """The link is in a keeper's care: sends what there is, and lets somebody read."""
+
+    def wait_attached(self, timeout: float | None, last_error: Exception | None = None) -> None:
+        """Waits until there is a link. Raises `last_error`, or `Timeout`, if it takes too long."""
+
+    def may_resume(self, received: int) -> bool:
+        """Whether the peer can have taken so many frames."""
+
+    def unlink(self, epoch: int) -> bool:
+        """Takes the link away, for one of a later epoch. False: there was a later one, or the
+        session is over. `on_detach` is called once nobody is at work on it any more.
+        """
+
+    def rest(self) -> None:
+        """Nobody sees to another link until the session is used again. Who waits is told."""
+
+    def next_epoch(self) -> int:
+        """The number for the next link."""
+
+    def lose(self, reason: str, renew: bool) -> bool:
+        """Gives up the session, which has no link: its connections are told, and what they had
+        sent. A client's begins again (`renew`); else all is over. False: it has a link, or is over.
+        """
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether it waits for another link, and nobody is at work on one."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What its messages hold: those the peer has not acknowledged, and those nobody has
+        received.
+        """
+
     def abort(self) -> None:
-        """Closes the link at once."""
+        """Closes the link at once, and tells the peer so, if it can be told without waiting."""
 
     @property
     def takes_connections(self) -> bool:

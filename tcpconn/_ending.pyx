@@ -2,7 +2,7 @@
 
 from tcpconn._engine cimport Engine, current_generation
 from tcpconn._state cimport State
-from tcpconn._wire cimport CODE_TIMEOUT, CODE_VERSION
+from tcpconn._wire cimport CODE_ABORTED, CODE_TIMEOUT, CODE_VERSION
 
 import os
 
@@ -29,6 +29,8 @@ cdef object ended_error(Engine engine):
     if kind == "lost":
         if s.goaway_received:
             return errors.ConnectionClosed(f"the peer closed {where}")
+        if s.renewals != 0:
+            return errors.LinkLost(f"the session of {where} was lost")
         if s.sequence == 0 and s.frames_received == 0:
             if trouble is not None:
                 return type(trouble)(f"{where} did not come about{why}")
@@ -43,6 +45,8 @@ cdef object ended_error(Engine engine):
             return errors.VersionMismatch(
                 f"{where} was refused: {text} ({name})", code, section
             )
+        if code == CODE_ABORTED:
+            return errors.ConnectionReset(f"the peer aborted {where}: {text} ({name})", code)
         return errors.ProtocolError(f"the peer ended {where}: {text} ({name})", code, section)
     if code == CODE_TIMEOUT and s.frames_received == 0:     # the handshake's
         return errors.Timeout(f"{where}: {text}")

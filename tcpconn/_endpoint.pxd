@@ -1,6 +1,6 @@
 """The compiled half of a connection."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from tcpconn._sending cimport Sending
 
@@ -8,5 +8,6 @@ from tcpconn._sending cimport Sending
 cdef class Endpoint(Sending):
     cdef int own(self) except -1
     cdef int check_heard(self) except -1
+    cdef int check_closed_lost(self, uint32_t number) except -1
     cdef bint has_unacknowledged(self) noexcept nogil
     cdef object await_acks(self, int64_t limit)

@@ -56,7 +56,9 @@ class Endpoint(Sending):
 
     @property
     def state(self) -> str:
-        """For people: open, finished by peer, reset by peer, closed, aborted, ended or lost."""
+        """For people: open, without a link, finished by peer, reset by peer, closed, aborted, ended
+        or lost.
+        """
 
     def counters(self) -> tuple[int, int, int, int, int, int, int, int]:
         """Messages sent, received, bytes sent, received, unread messages, bytes, credit, window."""

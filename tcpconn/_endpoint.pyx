@@ -17,7 +17,7 @@ from tcpconn._engine cimport (
     current_generation,
 )
 from tcpconn._routes cimport conn_release
-from tcpconn._send cimport ROOM_CLOSED, ROOM_ENDED
+from tcpconn._send cimport ROOM_CLOSED, ROOM_ENDED, ROOM_LOST
 from tcpconn._sending cimport Sending
 from tcpconn._session cimport session_accept, session_detach, session_open
 from tcpconn._state cimport *
@@ -83,10 +83,12 @@ cdef class Endpoint(Sending):
         cdef State* s = engine.s
         cdef uint64_t sent, sequence
         cdef uint64_t started = tc_now()
+        cdef uint32_t renewals
         engine.lock()
         sent = self.conn.messages_sent
+        renewals = s.renewals
         engine.unlock()
-        outcome = engine.wait_with_gil(self.conn, WANT_CUT, sent, limit)
+        outcome = engine.wait_with_gil(self.conn, WANT_CUT, sent, limit, renewals)
         if outcome is not None:
             return outcome
         with nogil:
@@ -98,7 +100,7 @@ cdef class Endpoint(Sending):
             engine.unlock()
         if limit >= 0:
             limit = max(<int64_t> 0, limit - <int64_t> (tc_now() - started))
-        return engine.wait_with_gil(self.conn, WANT_ACK, sequence, limit)
+        return engine.wait_with_gil(self.conn, WANT_ACK, sequence, limit, renewals)
 
     def flush(self, timeout=None):
         """Waits until the peer has acknowledged all that was sent here before: it has reached the
@@ -120,8 +122,12 @@ cdef class Endpoint(Sending):
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         engine.lock()
+        if self.conn.lost != 0:
+            self.raise_send_end(ROOM_LOST, 0)
         if s.phase == PHASE_CLOSED and self.has_unacknowledged():
             self.raise_send_end(ROOM_CLOSED, 0)
+        if s.detached and (s.fails_detached or engine.dormant) and self.has_unacknowledged():
+            self.raise_detached()
         if self.conn.unheard or not self.conn.attached:
             self.raise_send_end(ROOM_ENDED, 0)
         engine.unlock()
@@ -141,6 +147,7 @@ cdef class Endpoint(Sending):
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef bint pending
+        cdef uint32_t renewals
         if engine.generation != current_generation() or self.closed_here:
             return
         self.check()
@@ -148,6 +155,7 @@ cdef class Endpoint(Sending):
         with nogil:
             engine.lock()
             # A reply says as much as an ack: only what is not acknowledged is waited for.
+            renewals = s.renewals
             pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
@@ -162,9 +170,12 @@ cdef class Endpoint(Sending):
             return
         if self.await_acks(as_timeout(timeout)) is None:
             engine.lock()
+            lost = s.renewals != renewals
             pending = s.phase == PHASE_CLOSED and self.has_unacknowledged()
             engine.unlock()
-            if pending:
+            if lost:
+                self.check_closed_lost(renewals + 1)
+            elif pending:
                 raise ended_error(engine)
             return
         self.abort()
@@ -172,6 +183,27 @@ cdef class Endpoint(Sending):
             f"the peer has not acknowledged all of connection {self.id} "
             f"within {timeout} s of its close; what it has not taken is lost"
         )
+
+    cdef int check_closed_lost(self, uint32_t number) except -1:
+        """Raises `SessionLost` if the session of this number was lost before what was sent here."""
+        cdef Engine engine = self.engine
+        cdef Conn* conn = self.conn
+        cdef uint32_t route
+        cdef uint64_t sent
+        engine.lock()
+        route = conn.lost_route if conn.lost == number else conn.out_route
+        sent = conn.messages_sent - conn.sent_before
+        conn.lost = 0
+        engine.unlock()
+        reason, doubt, unsent = engine.session.left_by(number, route)
+        if doubt or unsent:
+            raise errors.SessionLost(
+                f"the session with {engine.peer_address} was lost while connection {self.id} was "
+                f"being closed: {reason}. {len(doubt)} of its messages are in doubt and "
+                f"{len(unsent)} were not sent",
+                sent - len(doubt) - len(unsent), doubt, unsent,
+            )
+        return 0
 
     def abort(self):
         """Ends the connection now, without waiting: what was sent and has not left is dropped.
@@ -220,22 +252,26 @@ cdef class Endpoint(Sending):
         False while the peer alone has closed it: what it sent before can still be received.
         """
         cdef Engine engine = self.engine
-        return self.closed_here or not self.conn.attached or engine.is_down
+        return self.closed_here or not self.conn.attached or engine.is_over
 
     @property
     def state(self):
-        """For people: open, finished by peer, reset by peer, closed, aborted, ended or lost."""
+        """For people: open, without a link, finished by peer, reset by peer, closed, aborted, ended
+        or lost.
+        """
         cdef Engine engine = self.engine
         if self.aborted:
             return "aborted"
         if self.closed_here or not self.conn.attached:
             return "closed"
-        if engine.is_down:
+        if engine.is_over:
             if engine.s.fault_is_loss and not (engine.closed_here or engine.s.goaway_received):
                 return "lost"
             return "ended"
         if self.conn.in_state == ROUTE_ENDED:
             return "finished by peer" if self.conn.in_code == 0 else "reset by peer"
+        if engine.s.detached:
+            return "without a link"
         return "open"
 
     def counters(self):
@@ -262,7 +298,7 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
     cdef Conn* conn = NULL
     cdef int code
     cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
-    if engine.is_down:
+    if engine.is_over:
         raise ended_error(engine)
     with nogil:
         engine.lock()
@@ -307,7 +343,7 @@ def accept_endpoint(kind, Engine engine, timeout=0):
             endpoint.conn = conn
             endpoint.own()
             return endpoint
-        if engine.is_down:
+        if engine.is_over:
             raise ended_error(engine)
         if limit == 0:
             return None

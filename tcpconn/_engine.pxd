@@ -21,6 +21,7 @@ cdef enum Wanted:               # what a waiter waits for
     WANT_OPEN                   # the end of the handshake
     WANT_DONE                   # nothing open and nothing unacknowledged
     WANT_PONG                   # the answer to the ping with token `amount`
+    WANT_LINK                   # a link, when there is none
 
 cdef enum Waited:
     WAITED_READY
@@ -52,6 +53,7 @@ cdef struct Waiter:             # lives on its thread's stack
     Conn* conn
     int wanted
     uint64_t amount
+    uint32_t renewals           # of the session, as the wait began
     PyThread_type_lock parker
     bint parked
     bint woken
@@ -75,7 +77,9 @@ cdef class Engine:
     cdef readonly Link link
     cdef Service service
     cdef readonly Acceptor acceptor
-    cdef public object on_end   # called once, with the GIL, when the link is closed
+    cdef public object on_end   # called once, with the GIL, when all is over
+    cdef public object on_use   # called with the GIL when a dormant session is used
+    cdef public object on_detach  # called with the GIL when the link is gone and the session kept
     cdef public str local_address
     cdef public str peer_address
     cdef public object home     # a weak reference to the multiplexer
@@ -88,7 +92,11 @@ cdef class Engine:
     cdef bint blocked           # the kernel took less than it was given
     cdef bint broken            # it takes nothing more: what is left is to read what it gave
     cdef bint down              # the link is shut
-    cdef bint released          # and its descriptor closed
+    cdef bint unserved          # no keeper looks after it
+    cdef bint loose             # there is no link, and nobody is at work on one
+    cdef bint released          # nothing will come any more
+    cdef public bint dormant    # nobody sees to another link until it is used
+    cdef bint keeps             # who made it sees to another link when this one is lost
     cdef bint closed_here
     cdef bint drained           # the last read took all there was
     cdef bint reader_waits      # the USER reader is in link.wait
@@ -110,6 +118,7 @@ cdef class Engine:
     cdef uint64_t handshake_ns
     cdef uint64_t idle_ns       # 0: never closed for being idle
     cdef uint64_t busy_poll_ns
+    cdef uint64_t suspect_at    # when the peer's silence was first too long
     # The keeper's own:
     cdef int want               # Ready, as of the last visit
     cdef int armed
@@ -151,10 +160,15 @@ cdef class Engine:
     cdef void take_role(self, Waiter* waiter) noexcept nogil
     cdef void pass_role(self) noexcept nogil
     cdef void leave_to_keeper(self) noexcept nogil
-    cdef void take_down(self) noexcept nogil
+    cdef void take_down(self, bint for_good) noexcept nogil
+    cdef void leave_role(self, Waiter* waiter) noexcept nogil
+    cdef bint take_loose(self) noexcept nogil
     cdef void close_here(self) noexcept nogil
     cdef void ask_for_ack(self) noexcept nogil
-    cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout)
+    cdef void wake_all(self) noexcept nogil
+    cdef object wait_with_gil(
+        self, Conn* conn, int wanted, uint64_t amount, int64_t timeout, int64_t renewals=*
+    )
 
 
 cdef int64_t as_timeout(object seconds) except? -2

@@ -21,6 +21,15 @@ class Engine:
     on_end: Callable[[], object] | None
     """Called once when the link's descriptors are closed, by the keeper's thread."""
 
+    on_detach: Callable[[], object] | None
+    """Called by the keeper's thread when the link is gone and the session kept."""
+
+    on_use: Callable[[], object] | None
+    """Called when a dormant session is used."""
+
+    dormant: bool
+    """Whether nobody sees to another link until the session is used."""
+
     local_address: str
     peer_address: str
 
@@ -37,6 +46,15 @@ class Engine:
     @property
     def acceptor(self) -> Acceptor | None: ...
     @property
-    def is_down(self) -> bool: ...
+    def is_over(self) -> bool:
+        """Whether the session is over."""
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether there is no link, and the session is kept."""
+
     def finished(self) -> None:
-        """The keeper has let go of the link: closes its descriptors and says so."""
+        """The keeper has let go of the link: closes its descriptors, and says so."""
+
+    def ended(self) -> None:
+        """All is over, and nothing at work any more."""

@@ -46,7 +46,7 @@ from tcpconn._send cimport (
     wants_write,
     wrote,
 )
-from tcpconn._session cimport Session, session_is_done
+from tcpconn._session cimport Session, session_is_done, session_is_kept
 from tcpconn._state cimport *
 from tcpconn._sync cimport (
     PY_LOCK_ACQUIRED,
@@ -167,11 +167,13 @@ cdef class Engine:
     cdef void unlock(self) noexcept nogil:
         """Releases the lock, and does what became due under it."""
         cdef int due = self.due
-        cdef bint released
+        cdef bint unserved, released
         if due == 0:
             tc_mutex_unlock(&self.s.lock)
             return
-        released = self.released    # then the keeper has let go of it: nobody may ask it to look
+        # Once the keeper has let go of it, nobody may ask it to look.
+        unserved = self.unserved
+        released = self.released
         self.due = 0
         self.outside += 1
         tc_mutex_unlock(&self.s.lock)
@@ -179,11 +181,11 @@ cdef class Engine:
             self.link.wake()
         if due & DUE_SHUT:
             self.link.shut()
-        if due & DUE_FLUSH and not released:
+        if due & DUE_FLUSH and not unserved:
             self.service.flush(self)
         if due & DUE_ACCEPT and self.acceptor is not None and not released:
             self.acceptor.notify(self)
-        if due & DUE_LOOK and not released:
+        if due & DUE_LOOK and not unserved:
             self.service.look(self)
         tc_mutex_lock(&self.s.lock)
         self.outside -= 1
@@ -274,7 +276,9 @@ cdef class Engine:
                 break
         self.writing = False
         if s.phase == PHASE_CLOSED:
-            self.take_down()
+            self.take_down(True)
+        elif self.down:
+            self.due |= DUE_LOOK        # the keeper waits until nobody is at work
         elif self.blocked or self.broken:
             if self.reading != USER:
                 self.due |= DUE_LOOK
@@ -292,6 +296,7 @@ cdef class Engine:
         waiter.conn = conn
         waiter.wanted = wanted
         waiter.amount = amount
+        waiter.renewals = self.s.renewals
         waiter.before = self.last
         if self.last is NULL:
             self.first = waiter
@@ -332,20 +337,28 @@ cdef class Engine:
                 PyThread_free_lock(waiter.parker)
             waiter.parker = NULL
         if waiter.reader:
-            waiter.reader = False
-            self.reading = NOBODY
-            self.left_at = self.s.now
-            if self.s.posted_by is not NULL:
-                unpost(self.s)
-            self.pass_role()
+            self.leave_role(waiter)
+
+    cdef void leave_role(self, Waiter* waiter) noexcept nogil:
+        waiter.reader = False
+        self.reading = NOBODY
+        self.left_at = self.s.now
+        if self.s.posted_by is not NULL:
+            unpost(self.s)
+        self.pass_role()
 
     cdef bint satisfied(self, const Waiter* waiter) noexcept nogil:
         """Whether what a waiter waits for is there, or can never be."""
         cdef State* s = self.s
         cdef Conn* conn = waiter.conn
         cdef int room
-        if s.phase == PHASE_CLOSED or self.down:
+        if s.phase == PHASE_CLOSED:
             return True
+        if conn is not NULL:
+            if conn.lost != 0 or waiter.renewals != s.renewals:
+                return True             # there is something to be told first
+            if s.detached and (s.fails_detached or self.dormant) and conn.attached:
+                return True
         if waiter.wanted == WANT_MESSAGE:
             if conn.unread_first is not NULL:
                 return conn.unread_first.kind != MESSAGE_POSTED or waiter.reader
@@ -369,6 +382,8 @@ cdef class Engine:
             return s.phase == PHASE_OPEN
         if waiter.wanted == WANT_PONG:
             return s.ping_answered >= waiter.amount
+        if waiter.wanted == WANT_LINK:
+            return not s.detached
         return session_is_done(s)
 
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil:
@@ -406,6 +421,10 @@ cdef class Engine:
 
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
         """Reads, or sleeps until somebody wakes this waiter; something may have changed then."""
+        if self.down:
+            if waiter.reader:
+                self.leave_role(waiter)
+            return self.park(waiter, deadline)
         if not waiter.reader and self.reading == NOBODY and self.needs_reader(waiter):
             self.take_role(waiter)
         if waiter.reader:
@@ -501,7 +520,7 @@ cdef class Engine:
             if self.writing:
                 return                  # the writer sends the farewell and takes the link down
             if self.blocked or self.broken or s.fault_is_loss or s.fault_is_theirs:
-                self.take_down()
+                self.take_down(True)
             else:
                 self.pump(1)
 
@@ -517,6 +536,9 @@ cdef class Engine:
     cdef void pass_role(self) noexcept nogil:
         """The reader's role is free: it goes to the oldest waiter who sleeps, or to the keeper."""
         cdef Waiter* waiter = self.first
+        if self.down:
+            self.due |= DUE_LOOK        # the keeper waits until nobody is at work
+            return
         while waiter is not NULL:
             if waiter.parked and not waiter.woken and self.needs_reader(waiter):
                 waiter.woken = True
@@ -610,8 +632,7 @@ cdef class Engine:
             self.drained = True
             return False
         else:
-            state_lost(s)
-            self.take_down()
+            self.take_down(False)
         self.dispatch()
         if wants_write(s) and not self.writing:
             self.pump(INLINE_ROUNDS)
@@ -619,15 +640,25 @@ cdef class Engine:
 
     # Ending
 
-    cdef void take_down(self) noexcept nogil:
-        """Shuts the link; everybody who waits finds out."""
-        cdef Waiter* waiter = self.first
-        if self.down:
+    cdef void take_down(self, bint for_good) noexcept nogil:
+        """Shuts the link, and ends the session too, if it is not kept. All who wait find out."""
+        cdef State* s = self.s
+        if self.down and (not for_good or self.released):
             return
-        if self.s.phase != PHASE_CLOSED:
-            state_lost(self.s)
-        self.down = True
-        self.due |= DUE_SHUT | DUE_LOOK | DUE_ACCEPT
+        if s.phase != PHASE_CLOSED and not for_good and self.keeps and session_is_kept(s):
+            s.detached = True
+        else:
+            state_lost(s)
+            s.detached = False
+            self.due |= DUE_ACCEPT
+        if not self.down:
+            self.down = True
+            self.due |= DUE_SHUT
+        self.due |= DUE_LOOK
+        self.wake_all()
+
+    cdef void wake_all(self) noexcept nogil:
+        cdef Waiter* waiter = self.first
         while waiter is not NULL:
             self.wake(waiter)
             waiter = waiter.next
@@ -637,7 +668,14 @@ cdef class Engine:
             return                      # what the peer is told of its fault is just going out
         if self.s.phase != PHASE_CLOSED:
             self.closed_here = not self.s.goaway_received or self.s.goaway_sent
-        self.take_down()
+        self.take_down(True)
+
+    cdef bint take_loose(self) noexcept nogil:
+        """Whether the caller is to call `ended`: all is over, and no keeper is there to do it."""
+        if not self.loose or self.s.phase != PHASE_CLOSED or self.released:
+            return False
+        self.released = True
+        return True
 
     cdef void ask_for_ack(self) noexcept nogil:
         """Behind the last frame, a PING brings the ack of all of it at once."""
@@ -649,8 +687,13 @@ cdef class Engine:
 
     # With the GIL
 
-    cdef object wait_with_gil(self, Conn* conn, int wanted, uint64_t amount, int64_t timeout):
-        """Waits without lock and GIL. None when satisfied; `Timeout` when it took too long."""
+    cdef object wait_with_gil(
+        self, Conn* conn, int wanted, uint64_t amount, int64_t timeout, int64_t renewals=-1
+    ):
+        """Waits without lock and GIL. None when satisfied; `Timeout` when it took too long.
+
+        `amount` may mean something in the session with this number of `renewals` only.
+        """
         cdef Waiter waiter
         cdef int outcome
         cdef uint64_t now
@@ -661,6 +704,8 @@ cdef class Engine:
             with nogil:
                 self.lock()
                 self.begin_wait(&waiter, conn, wanted, amount)
+                if renewals >= 0:
+                    waiter.renewals = <uint32_t> renewals
                 outcome = self.wait_for(&waiter, timeout)
                 self.end_wait(&waiter)
                 self.unlock()
@@ -674,12 +719,28 @@ cdef class Engine:
                 timeout = <int64_t> (deadline - now) if now < deadline else 0
 
     @property
-    def is_down(self):
-        return self.down or self.s.phase == PHASE_CLOSED or self.generation != _generation
+    def is_over(self):
+        return self.s.phase == PHASE_CLOSED or self.generation != _generation
+
+    @property
+    def is_detached(self):
+        return self.s.detached
 
     def finished(self):
-        """The keeper has let go of the link: closes its descriptors and says so."""
+        """The keeper has let go of the link: closes its descriptors, and says so."""
+        cdef bint over
         self.link.release()
+        self.lock()
+        self.loose = True
+        over = self.released or self.take_loose()
+        self.unlock()
+        if over:
+            self.ended()
+        elif self.on_detach is not None and not self.is_over:
+            self.on_detach()
+
+    def ended(self):
+        """All is over, and nothing at work any more."""
         if self.acceptor is not None:
             self.acceptor.ended_engine(self)
         callback = self.on_end

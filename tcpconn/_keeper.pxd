@@ -20,6 +20,7 @@ cdef class Keeper(Service):
     cdef bint flusher_sleeps
     cdef PyThread_type_lock flusher_parker
     cdef size_t registered      # engines that are to be kept
+    cdef bint started           # it has threads
     cdef bint stopping
     # The keeper's own:
     cdef void** engines

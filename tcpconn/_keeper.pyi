@@ -17,8 +17,14 @@ class Keeper(Service):
     def threads(self) -> list[threading.Thread]:
         """The keeper's and the flusher's, once there is an engine."""
 
-    def register(self, engine: Engine) -> bool:
-        """Takes an engine into its care. False when it is about to end: then ask another."""
+    def reserve(self) -> bool:
+        """Stays for an engine to come. False when it is about to end: then ask another."""
+
+    def cancel(self) -> None:
+        """The engine does not come."""
+
+    def register(self, engine: Engine) -> None:
+        """Takes an engine into its care, for which there is a reservation."""
 
     def keep(self) -> None:
         """What the keeper's thread runs, until there is nothing left to keep."""
@@ -46,6 +52,14 @@ def make_engine(
     prepare: Callable[[Driver], object] | None = None,
 ) -> Driver:
     """An engine in the care of a keeper; `prepare(engine)` is called before others see it."""
+
+def reserve_keeper(link: Link) -> Keeper:
+    """A keeper that stays for the engine of this link."""
+
+def attach_link(engine: Driver, link: Link, received: int | None = None) -> bool:
+    """Gives an engine without a link another one; `received` as in `Driver.attach`. Whether it took
+    it.
+    """
 
 def join_ended_keepers(timeout: float | None) -> None:
     """Waits until keepers that are about to end have ended (seconds)."""

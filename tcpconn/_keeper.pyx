@@ -24,17 +24,19 @@ from tcpconn._engine cimport (
     Service,
 )
 from tcpconn._frame cimport Fault, fault_set
-from tcpconn._link cimport READY_READ, READY_WRITE, Poller, StdlibPoller
+from tcpconn._link cimport READY_READ, READY_WRITE, Link, Poller, StdlibPoller
+from tcpconn._resume cimport session_unlink
 from tcpconn._routes cimport state_fail
 from tcpconn._send cimport wants_write
 from tcpconn._session cimport (
     session_deadline,
     session_goaway,
     session_is_done,
+    session_is_silent,
     session_is_unused,
     session_tick,
 )
-from tcpconn._state cimport HAPPENED_CLOSED, PHASE_OPEN, State
+from tcpconn._state cimport HAPPENED_CLOSED, PHASE_CLOSED, PHASE_OPEN, State
 from tcpconn._sync cimport (
     PyThread_acquire_lock,
     PyThread_acquire_lock_timed,
@@ -63,6 +65,7 @@ cdef enum:
     TAKE_OVER_NS = 5000000
     KEEPER_READS = 16           # reads of one link before another's turn comes
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
+    SUSPICION_NS = 500000000    # how long a silent peer has, after that was noticed, to be heard
     FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused
 
 cdef uint64_t FAR = <uint64_t> 1 << 62
@@ -98,9 +101,19 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     if s.happened & HAPPENED_CLOSED:
         engine.dispatch()
     if not engine.down and s.phase < PHASE_OPEN and now >= engine.began_at + engine.handshake_ns:
-        fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
-        state_fail(s, &fault)
-        engine.dispatch()
+        if s.renewals != 0:
+            engine.take_down(False)     # it had a session before: another link will do
+        else:
+            fault_set(&fault, CODE_TIMEOUT, b"11", b"the handshake took too long")
+            state_fail(s, &fault)
+            engine.dispatch()
+    if not session_is_silent(s, now):
+        engine.suspect_at = 0
+    elif engine.suspect_at == 0:
+        # This process may have been stopped for a while: whoever reads is given time to.
+        engine.suspect_at = now
+    elif now - engine.suspect_at >= SUSPICION_NS and not engine.down:
+        engine.take_down(False)
     if not engine.down and engine.idle_ns > 0 and s.phase == PHASE_OPEN and session_is_unused(s):
         at = engine.used_at + engine.idle_ns
         if s.in_route == 0 and s.out_route == 0:
@@ -117,7 +130,10 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         if engine.reading == NOBODY and not engine.writing and engine.outside == 0:
             engine.due &= ~DUE_LOOK
             if engine.due == 0:
-                engine.released = True
+                engine.unserved = True
+                engine.released = s.phase == PHASE_CLOSED
+                if s.phase != PHASE_CLOSED:
+                    session_unlink(s)
                 next_at = VISIT_DROP
         engine.want = 0
         engine.unlock()
@@ -131,6 +147,12 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     at = session_deadline(s)
     if at != 0 and (next_at == 0 or at < next_at):
         next_at = at
+    if s.silence_ns != 0 and s.phase == PHASE_OPEN:
+        at = s.heard_at + s.silence_ns
+        if engine.suspect_at != 0:
+            at = engine.suspect_at + SUSPICION_NS
+        if next_at == 0 or at < next_at:
+            next_at = at
     at = 0
     if s.phase < PHASE_OPEN:
         at = engine.began_at + engine.handshake_ns
@@ -168,26 +190,44 @@ cdef class Keeper(Service):
         PyThread_free_lock(self.flusher_parker)
         tc_mutex_destroy(&self.mutex)
 
-    def register(self, Engine engine):
-        """Takes an engine into its care. False when it is about to end: then ask another."""
+    def reserve(self):
+        """Stays for an engine to come. False when it is about to end: then ask another."""
         cdef bint stopping
         tc_mutex_lock(&self.mutex)
         stopping = self.stopping
         if not stopping:
             self.registered += 1
         tc_mutex_unlock(&self.mutex)
-        if stopping:
-            return False
+        return not stopping
+
+    def cancel(self):
+        """The engine does not come."""
+        cdef bint unused
+        tc_mutex_lock(&self.mutex)
+        self.registered -= 1
+        unused = self.registered == 0 and not self.started
+        if unused:
+            self.stopping = True
+        tc_mutex_unlock(&self.mutex)
+        if unused:
+            self.poller.release()
+        else:
+            self.poller.wake()
+
+    def register(self, Engine engine):
+        """Takes an engine into its care, for which there is a reservation."""
+        engine.kept = False
+        engine.dropping = False
+        engine.armed = 0
+        engine.visit_at = FAR
         try:
             self.poller.register(engine.link, <void*> engine)
         except BaseException:
-            tc_mutex_lock(&self.mutex)
-            self.registered -= 1
-            tc_mutex_unlock(&self.mutex)
-            self.poller.wake()
+            self.cancel()
             raise
         Py_INCREF(engine)       # given back when the link has ended
         if not self.threads:
+            self.started = True
             self.threads = [
                 threading.Thread(target=self.keep, name="tcpconn-keeper", daemon=True),
                 threading.Thread(target=self.write, name="tcpconn-flusher", daemon=True),
@@ -195,7 +235,6 @@ cdef class Keeper(Service):
             for thread in self.threads:
                 thread.start()
         self.look(engine)
-        return True
 
     cdef void look(self, Engine engine) noexcept nogil:
         tc_mutex_lock(&self.mutex)
@@ -501,16 +540,48 @@ def keeper_for(link):
     return keeper
 
 
-def make_engine(session, link, acceptor=None, prepare=None):
-    """An engine in the care of a keeper; `prepare(engine)` is called before others see it."""
+def reserve_keeper(link):
+    """A keeper that stays for the engine of this link."""
     while True:
         with _starting:
             keeper = keeper_for(link)
-            engine = Driver(session, link, keeper, acceptor)
-            if prepare is not None:
-                prepare(engine)
-            if keeper.register(engine):
-                return engine
+            if keeper.reserve():
+                return keeper
+
+
+def make_engine(session, link, acceptor=None, prepare=None):
+    """An engine in the care of a keeper; `prepare(engine)` is called before others see it."""
+    keeper = reserve_keeper(link)
+    try:
+        engine = Driver(session, link, keeper, acceptor)
+        if prepare is not None:
+            prepare(engine)
+    except BaseException:
+        keeper.cancel()
+        raise
+    with _starting:
+        keeper.register(engine)
+    return engine
+
+
+def attach_link(engine, link, received=None):
+    """Gives an engine without a link another one; `received` as in `Driver.attach`. Whether it took
+    it.
+    """
+    keeper = reserve_keeper(link)
+    try:
+        taken = engine.attach(link, keeper, received)
+    except BaseException:
+        keeper.cancel()
+        raise
+    if not taken:
+        keeper.cancel()
+        (<Link> link).release()
+        return False
+    with _starting:
+        keeper.register(engine)
+    engine.go_on()
+    return True
 
 
 def join_ended_keepers(timeout):

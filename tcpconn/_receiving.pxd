@@ -17,6 +17,8 @@ cdef class Receiving:
     cdef bytes spare            # memory for the next large message, nobody else's
 
     cdef int check(self) except -1
+    cdef int raise_lost(self) except -1
+    cdef int raise_detached(self) except -1
     cdef int raise_receive_end(self) except -1
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size

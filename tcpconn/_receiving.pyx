@@ -57,7 +57,37 @@ cdef class Receiving:
             )
         if self.engine.s.queue.released is not NULL:
             self.engine.session.drop_released()
+        if self.engine.dormant:
+            self.engine.on_use()
         return 0
+
+    cdef int raise_lost(self) except -1:
+        """The session was lost with what this connection had sent: says so, once. Releases the
+        lock.
+        """
+        cdef Engine engine = self.engine
+        cdef Conn* conn = self.conn
+        cdef uint32_t number = conn.lost
+        cdef uint32_t route = conn.lost_route
+        cdef uint64_t sent = conn.messages_sent - conn.sent_before
+        conn.sent_before = conn.messages_sent
+        conn.lost = 0
+        engine.unlock()
+        reason, doubt, unsent = engine.session.left_by(number, route)
+        raise errors.SessionLost(
+            f"the session with {engine.peer_address} was lost: {reason}. Of {sent} messages sent "
+            f"on connection {self.id}, the peer took {sent - len(doubt) - len(unsent)}, "
+            f"{len(doubt)} are in doubt and {len(unsent)} were not sent",
+            sent - len(doubt) - len(unsent), doubt, unsent,
+        )
+
+    cdef int raise_detached(self) except -1:
+        """There is no link, and nobody is to wait for one. Releases the lock."""
+        cdef Engine engine = self.engine
+        engine.unlock()
+        raise errors.LinkLost(
+            f"there is no link to {engine.peer_address} at present; nothing is lost, try again"
+        )
 
     cdef int raise_receive_end(self) except -1:
         """Why no message will come. Releases the lock."""
@@ -65,11 +95,22 @@ cdef class Receiving:
         cdef int code = self.conn.in_code
         cdef int out_code = self.conn.out_code
         cdef bint ended = self.conn.in_state == ROUTE_ENDED
+        cdef bint lost = self.conn.lost != 0
+        if (
+            engine.s.detached and (engine.s.fails_detached or engine.dormant)
+            and not (ended or lost) and self.conn.attached
+        ):
+            self.raise_detached()
         engine.unlock()
         if self.aborted:
             raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
         if self.closed_here:
             raise errors.ConnectionClosed(f"connection {self.id} was closed here")
+        if lost:
+            engine.lock()
+            self.raise_lost()
+        if ended and code == CODE_UNKNOWN_SESSION:
+            raise errors.LinkLost(f"connection {self.id} ended with its session, which was lost")
         if ended and code == 0:
             raise errors.ConnectionClosed(
                 f"the peer has finished connection {self.id}: no more messages"
@@ -80,7 +121,7 @@ cdef class Receiving:
             raise errors.ConnectionReset(
                 f"the peer {did} connection {self.id} ({code_name(code)})", code
             )
-        if out_code != 0 and not (engine.down or engine.s.phase == PHASE_CLOSED):
+        if out_code != 0 and engine.s.phase != PHASE_CLOSED:
             raise errors.ConnectionReset(
                 f"the peer refused connection {self.id} ({code_name(out_code)})", out_code
             )
@@ -121,7 +162,8 @@ cdef class Receiving:
                 raise errors.BufferTooSmall(now, most)
             if (
                 conn.in_state == ROUTE_ENDED or not conn.attached
-                or s.phase == PHASE_CLOSED or engine.down
+                or s.phase == PHASE_CLOSED or conn.lost != 0
+                or (s.detached and (s.fails_detached or engine.dormant))
                 or (conn.in_state == ROUTE_IDLE and conn.out_code != 0)
             ):
                 self.raise_receive_end()
@@ -206,7 +248,10 @@ cdef class Receiving:
         cdef bytes data
         cdef bytes spare
         cdef Py_ssize_t length
-        if engine.generation != current_generation() or s.queue.released is not NULL:
+        if (
+            engine.generation != current_generation() or s.queue.released is not NULL
+            or engine.dormant
+        ):
             self.check()
         engine.lock()
         message = conn.unread_first

@@ -30,7 +30,6 @@ cdef void reader_starves(State* s, Conn* conn) noexcept nogil
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil
 cdef void drop_unread(State* s, Conn* conn) noexcept nogil
 cdef void drop_assembly(State* s, Conn* conn) noexcept nogil
-cdef void outgoing_free(State* s, Outgoing* message) noexcept nogil
 cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil
 cdef void set_stalled(State* s, Conn* conn, bint stalled) noexcept nogil
 cdef void session_room_came(State* s) noexcept nogil

@@ -9,7 +9,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from tcpconn._buffer cimport Block, block_release, slab_give
 from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
 from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
-from tcpconn._sendqueue cimport held_release
+from tcpconn._sendqueue cimport outgoing_free
 from tcpconn._state cimport *
 from tcpconn._table cimport Node, table_add, table_find, table_remove
 from tcpconn._wire cimport *
@@ -361,13 +361,6 @@ cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
         conn.assembly_cost = 0
 
 
-cdef void outgoing_free(State* s, Outgoing* message) noexcept nogil:
-    cdef uint32_t index
-    for index in range(message.count):
-        held_release(&s.queue, message.parts[index].held)
-    PyMem_RawFree(message)
-
-
 cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
     """Gives up what was not cut into chunks yet; what is in the send queue goes out anyway."""
     cdef Outgoing* message
@@ -384,7 +377,7 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
         message = conn.outgoing_first
         conn.outgoing_first = message.next
         s.reserved -= message.reserved
-        outgoing_free(s, message)
+        outgoing_free(&s.queue, message)
     set_stalled(s, conn, False)
     s.outgoing_bytes -= conn.outgoing_bytes
     conn.outgoing_last = NULL

@@ -15,6 +15,8 @@ cdef enum Room:                 # what may be done with a message of a given siz
     ROOM_ENDED                  # this direction is over
     ROOM_TOO_LARGE              # over the peer's max_message_size
     ROOM_CLOSED                 # the session is
+    ROOM_LOST                   # it was lost, and the user is to hear of it first
+    ROOM_DETACHED               # there is no link, and nobody is to wait for one
 
 cdef int send_open(State* s, Conn* conn, bint last) noexcept nogil
 cdef void send_finish(State* s, Conn* conn) noexcept nogil

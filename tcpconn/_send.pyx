@@ -15,7 +15,6 @@ from tcpconn._routes cimport (
     out_route_ended,
     out_route_opened,
     outgoing_drop,
-    outgoing_free,
     session_room_came,
     set_stalled,
     state_fail,
@@ -23,6 +22,7 @@ from tcpconn._routes cimport (
 from tcpconn._schedule cimport Turn, schedule_add, schedule_next
 from tcpconn._sendqueue cimport (
     SEND_BLOCK,
+    outgoing_free,
     queue_again,
     queue_commit,
     queue_in_flight,
@@ -241,8 +241,15 @@ cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
     cdef uint64_t held = s.queue.bytes + s.outgoing_bytes
     if conn.stalled:
         held += conn.outgoing_bytes
-    if s.phase == PHASE_CLOSED:
-        return ROOM_CLOSED
+    if s.phase != PHASE_OPEN or s.detached or conn.lost != 0:
+        if conn.lost != 0:
+            return ROOM_LOST
+        if s.phase == PHASE_CLOSED:
+            return ROOM_CLOSED
+        if s.detached and s.fails_detached:
+            return ROOM_DETACHED
+        if s.renewals != 0 and s.phase != PHASE_OPEN:
+            return WAIT_CREDIT  # the first flight is for one connection, section 4
     if conn.out_state == ROUTE_ENDED or conn.finishing:
         return ROOM_ENDED
     if size > s.theirs.max_message_size:
@@ -441,7 +448,11 @@ cdef uint64_t cut(State* s, Conn* conn, uint64_t most) noexcept nogil:
         conn.outgoing_first = message.next
         if conn.outgoing_first is NULL:
             conn.outgoing_last = NULL
-        outgoing_free(s, message)
+        if first:
+            outgoing_free(&s.queue, message)
+        else:
+            # The session may be lost before all of it is acknowledged: then its user gets it back.
+            s.queue.last.message = message
     return cost
 
 

@@ -27,8 +27,10 @@ from tcpconn._receiving cimport Receiving, code_name
 from tcpconn._send cimport (
     ROOM_CLOSED,
     ROOM_CUT,
+    ROOM_DETACHED,
     ROOM_DIRECT,
     ROOM_ENDED,
+    ROOM_LOST,
     ROOM_TOO_LARGE,
     WAIT_ACK,
     send_ask,
@@ -61,6 +63,10 @@ cdef class Sending(Receiving):
         cdef Engine engine = self.engine
         cdef int code = self.conn.out_code
         cdef uint64_t limit = engine.s.theirs.max_message_size
+        if room == ROOM_LOST and not self.aborted and not self.closed_here:
+            self.raise_lost()
+        if room == ROOM_DETACHED:
+            self.raise_detached()
         engine.unlock()
         if room == ROOM_TOO_LARGE:
             raise errors.MessageTooLarge(size, limit)
@@ -68,8 +74,10 @@ cdef class Sending(Receiving):
             raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
         if self.closed_here:
             raise errors.ConnectionClosed(f"connection {self.id} was closed here")
-        if room == ROOM_CLOSED or engine.down or not self.conn.attached:
+        if room == ROOM_CLOSED or engine.s.phase == PHASE_CLOSED or not self.conn.attached:
             raise ended_error(engine)
+        if code == CODE_UNKNOWN_SESSION:
+            raise errors.LinkLost(f"connection {self.id} ended with its session, which was lost")
         if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
             raise errors.ConnectionClosed(
                 f"the peer has closed connection {self.id}: nobody reads it any more"
@@ -144,6 +152,8 @@ cdef class Sending(Receiving):
                 return -1
             if room >= ROOM_ENDED:
                 self.raise_send_end(room, part.length)
+            if engine.dormant:
+                self.raise_detached()
             self.await_room(part.length, timeout, &deadline)
 
     cdef int put_held(self, tuple buffers, object timeout, bint more) except -1:
@@ -176,6 +186,8 @@ cdef class Sending(Receiving):
                     return 0
                 if room >= ROOM_ENDED:
                     self.raise_send_end(room, message.total)
+                if engine.dormant:
+                    self.raise_detached()
                 self.await_room(message.total, timeout, &deadline)
         finally:
             if message is not NULL:
@@ -217,7 +229,10 @@ cdef class Sending(Receiving):
         message; `ConnectionReset`, `LinkLost` or `ProtocolError` when it ended in another way.
         """
         cdef Engine engine = self.engine
-        if engine.generation != current_generation() or engine.s.queue.released is not NULL:
+        if (
+            engine.generation != current_generation() or engine.s.queue.released is not NULL
+            or engine.dormant
+        ):
             self.check()
         self.send_one(data, timeout, False)
 

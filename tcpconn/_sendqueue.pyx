@@ -24,6 +24,7 @@ from tcpconn._buffer cimport (
     slab_take,
 )
 from tcpconn._sync cimport tc_atomic_add
+from tcpconn._wire cimport HEADER_SIZE, load_u32
 
 
 cdef void queue_init(SendQueue* queue, Pool* pool) noexcept nogil:
@@ -40,6 +41,8 @@ cdef void queue_destroy(SendQueue* queue) noexcept nogil:
             block_release(piece.block)
         if piece.held is not NULL:
             held_release(queue, piece.held)
+        if piece.message is not NULL:
+            outgoing_free(queue, piece.message)
         piece = piece.next
     if queue.block is not NULL:
         block_release(queue.block)
@@ -71,6 +74,13 @@ cdef void held_release(SendQueue* queue, Held* held) noexcept nogil:
         queue.released = held
         return
     PyMem_RawFree(held)
+
+
+cdef void outgoing_free(SendQueue* queue, Outgoing* message) noexcept nogil:
+    cdef uint32_t index
+    for index in range(message.count):
+        held_release(queue, message.parts[index].held)
+    PyMem_RawFree(message)
 
 
 # Adding
@@ -117,7 +127,7 @@ cdef int queue_commit(SendQueue* queue, size_t size, bint ends_frame) noexcept n
     cdef Piece* piece = queue.last
     if (
         piece is not NULL and piece.block is queue.block and piece.ends_frame
-        and piece.data + piece.length is data
+        and piece.data + piece.length is data and piece.message is NULL
     ):
         piece.length += size
         piece.end_sequence = queue.sequence
@@ -173,15 +183,77 @@ cdef void queue_ack(SendQueue* queue, uint64_t sequence) noexcept nogil:
         if queue.taken is piece:
             queue.taken = NULL
             queue.taken_offset = 0
-        queue.first = piece.next
-        if queue.first is NULL:
-            queue.last = NULL
-        queue.bytes -= piece.length
-        if piece.block is not NULL:
-            block_release(piece.block)
-        if piece.held is not NULL:
-            held_release(queue, piece.held)
-        slab_give(&queue.pieces, piece)
+        drop_first(queue)
+
+
+cdef void drop_first(SendQueue* queue) noexcept nogil:
+    cdef Piece* piece = queue.first
+    queue.first = piece.next
+    if queue.first is NULL:
+        queue.last = NULL
+    queue.bytes -= piece.length
+    if piece.block is not NULL:
+        block_release(piece.block)
+    if piece.held is not NULL:
+        held_release(queue, piece.held)
+    if piece.message is not NULL:
+        outgoing_free(queue, piece.message)
+    slab_give(&queue.pieces, piece)
+
+
+# Another link, PROTOCOL.md section 12
+
+cdef size_t frame_size(const uint8_t* header) noexcept nogil:
+    """Of a frame of our own, whose header lies in one piece."""
+    return HEADER_SIZE + <size_t> load_u32(header)
+
+
+cdef uint64_t sequence_at(const Piece* piece, const uint8_t* header) noexcept nogil:
+    """The number of a frame that begins in this piece; its header has the low half."""
+    cdef uint64_t last = piece.end_sequence - 1
+    return last - <uint32_t> (<uint32_t> last - load_u32(header + 12))
+
+
+cdef uint64_t queue_begun(const SendQueue* queue) noexcept nogil:
+    """The sequence number behind the last frame of which a byte was written; at least `acked`."""
+    cdef const Piece* piece = queue.written
+    cdef size_t at = 0
+    cdef uint64_t sequence = queue.acked
+    if piece is NULL:
+        return sequence
+    if piece.held is not NULL or queue.written_offset == piece.length:
+        return piece.end_sequence
+    while at < queue.written_offset:
+        sequence = sequence_at(piece, piece.data + at) + 1
+        at += frame_size(piece.data + at)
+    return sequence
+
+
+cdef void queue_rewind(SendQueue* queue, uint64_t received) noexcept nogil:
+    """The peer has all frames before `received`, of which the caller knows that they were queued;
+    what comes behind them is to be written again, from the beginning of a frame.
+    """
+    cdef Piece* piece
+    cdef size_t at = 0
+    queue.acked = received
+    queue.written = NULL
+    queue.written_offset = 0
+    queue.taken = NULL
+    queue.taken_offset = 0
+    queue.mid_frame = False
+    while queue.first is not NULL and queue.first.end_sequence <= received:
+        drop_first(queue)
+    piece = queue.first
+    if piece is not NULL:
+        # Small frames lie together: what the peer has of them is not sent again.
+        while at < piece.length and sequence_at(piece, piece.data + at) < received:
+            at += frame_size(piece.data + at)
+        if at > 0:
+            queue.written = piece
+            queue.written_offset = at
+            queue.taken = piece
+            queue.taken_offset = at
+    queue.unwritten = queue.bytes - at
 
 
 # Writing

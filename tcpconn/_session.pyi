@@ -46,11 +46,18 @@ class _Stats(TypedDict):
 class Session:
     """One side of a session. `client` says who opened the link.
 
+    A server gives a `secret` of 32 bytes to sessions that it keeps when their link is lost.
+
     Times are in nanoseconds of any monotonic clock. Ids are the 16 bytes of a UUID. Thread-safe.
     """
 
     def __new__(
-        cls, options: Options | None = None, *, client: bool, blocks: BlockPool | None = None
+        cls,
+        options: Options | None = None,
+        *,
+        client: bool,
+        blocks: BlockPool | None = None,
+        secret: bytes | None = None,
     ) -> Self: ...
     @property
     def options(self) -> Options: ...
@@ -62,7 +69,7 @@ class Session:
 
     def send(
         self, id: bytes, *buffers: Buffer
-    ) -> Literal[True, "wait", "ended", "too large", "closed"]:
+    ) -> Literal[True, "wait", "ended", "too large", "closed", "lost", "detached"]:
         """Queues one message. True, or a word that says why not."""
 
     def receive(self, id: bytes) -> bytes | None:
@@ -89,8 +96,53 @@ class Session:
     def output(self, most: int = 0xFFFFFFFF) -> bytes:
         """What is to be written now; b"" for nothing. It counts as written."""
 
-    def lost(self) -> None:
-        """The link is gone."""
+    def lost(self) -> bool:
+        """The link is gone. Whether the session is kept, and may be resumed."""
+
+    def resume(self, count: int) -> bool:
+        """There is another link, and the peer has taken so many frames. False: it cannot have."""
+
+    def lose(self, renew: bool = True) -> None:
+        """Gives up a session without a link. A client's begins again under another id (`renew`), or
+        is over. The frames' numbers, epoch and so on begin again too.
+        """
+
+    def loss(self, id: bytes) -> tuple[int, list[bytes], list[bytes]] | None:
+        """What a connection is to be told of the lost session, once: (acked, in doubt, unsent).
+        None when there is nothing to tell.
+        """
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it has no link, and waits for another."""
+
+    @property
+    def session_id(self) -> bytes:
+        """16 bytes, the same on both sides."""
+
+    @property
+    def secret(self) -> bytes | None:
+        """What proves that a peer is this session's, 32 bytes; None: it is not kept."""
+
+    @property
+    def server_nonce(self) -> bytes:
+        """16 bytes, from WELCOME."""
+
+    @property
+    def taken(self) -> int:
+        """How many sequenced frames it has taken."""
+
+    @property
+    def acked(self) -> int:
+        """How many of ours the peer has said to have taken."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether there is no session with the peer yet."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of its link."""
 
     def tick(self, now: int) -> None:
         """Tells the time, after `deadline` at the latest."""

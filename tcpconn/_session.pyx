@@ -22,10 +22,17 @@ from tcpconn._buffer cimport (
     slab_destroy,
     slab_init,
 )
-from tcpconn._control cimport fail_numbers
-from tcpconn._frame cimport fault_text, put_hello, put_preface
+from tcpconn._control cimport fail_numbers, session_limits, session_start
+from tcpconn._frame cimport Hello, fault_text
+from tcpconn._leftover cimport Leftover
 from tcpconn._rate cimport rate_ready, rate_set
 from tcpconn._receive cimport received, take_message, targets
+from tcpconn._resume cimport (
+    session_lose,
+    session_may_relink,
+    session_relink,
+    session_unlink,
+)
 from tcpconn._routes cimport (
     accept_remove,
     check_over,
@@ -43,7 +50,9 @@ from tcpconn._send cimport (
     ROOM_CLOSED,
     ROOM_CUT,
     ROOM_DIRECT,
+    ROOM_DETACHED,
     ROOM_ENDED,
+    ROOM_LOST,
     ROOM_TOO_LARGE,
     outgoing_new,
     keepalive_rate,
@@ -94,15 +103,6 @@ cdef enum:
 
 # What a session does of its own accord. Called with the lock held.
 
-cdef void session_start(State* s) noexcept nogil:
-    """A client's first words, section 4. A server has nothing to say before HELLO."""
-    if s.client:
-        s.control_length = put_preface(s.control)
-        s.control_length = <size_t> (
-            put_hello(s.control + s.control_length, HELLO, &s.ours) - s.control
-        )
-
-
 cdef void attach(State* s, Conn* conn) noexcept nogil:
     conn.attached = True
     conn.attached_before = NULL
@@ -131,7 +131,11 @@ cdef int session_open(
         if s.goaway_received or s.goaway_sent:
             return CODE_SHUTDOWN
         # A server that has no HELLO yet does not know the limit, and sends nothing; it may be told.
-        if (s.client or s.phase == PHASE_OPEN) and s.connections >= s.theirs.max_connections:
+        # Nor does a client know it whose session was lost, while it begins again.
+        if (
+            s.connections >= s.theirs.max_connections
+            and (s.phase == PHASE_OPEN or (s.client and s.renewals == 0))
+        ):
             return CODE_LIMIT
         if s.out_route == <uint32_t> 0xFFFFFFFFu:
             return CODE_LIMIT
@@ -146,6 +150,8 @@ cdef int session_open(
         conn.turn.level = conn.priority
     attach(s, conn)
     opened[0] = conn
+    if s.renewals != 0 and s.phase < PHASE_OPEN:
+        return 0                        # it is opened once there is a session
     if conn.out_state == ROUTE_IDLE and send_open(s, conn, False):
         return CODE_INTERNAL
     return 0
@@ -206,7 +212,7 @@ cdef bint session_is_done(State* s) noexcept nogil:
     """Nobody here has a connection, and the peer has acknowledged all that was said."""
     return (
         session_is_unused(s) and s.outgoing_count == 0 and s.queue.acked == s.queue.sequence
-        and not wants_write(s)
+        and (s.detached or not wants_write(s))
     )
 
 
@@ -243,6 +249,8 @@ cdef uint64_t session_deadline(State* s) noexcept nogil:
         at = min(at, rate_ready(&s.pings_sent))
     if s.resets_due > 0:
         at = min(at, max(rate_ready(&s.resets_sent), s.now + ACK_DELAY_NS))
+    if s.keepalive_ns != 0 and s.phase == PHASE_OPEN and not s.detached:
+        at = min(at, max(s.heard_at, s.asked_at) + s.keepalive_ns)
     return 0 if at == FAR else max(at, <uint64_t> 1)
 
 
@@ -252,6 +260,12 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
         return
     if s.owed_since != 0 and now >= s.owed_since + ACK_DELAY_NS:
         s.ack_due = True
+    if (
+        s.keepalive_ns != 0 and s.phase == PHASE_OPEN and not s.detached
+        and now >= max(s.heard_at, s.asked_at) + s.keepalive_ns
+    ):
+        s.asked_at = now
+        session_ping(s, now)
     if s.assemblies > 0 and now >= message_deadline(s):
         if s.overdue_at != 0:
             fail_numbers(
@@ -263,6 +277,26 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
     send_ping(s, now)
     if s.resets_due > 0:
         send_due_resets(s)
+
+
+cdef bint session_is_silent(const State* s, uint64_t now) noexcept nogil:
+    """Whether the peer has said nothing for so long that it must be taken for dead."""
+    return (
+        s.silence_ns != 0 and s.phase == PHASE_OPEN and not s.detached
+        and now - min(s.heard_at, now) >= s.silence_ns
+    )
+
+
+cdef bint session_is_kept(State* s) noexcept nogil:
+    """Whether it outlives its link, section 12. One that is being closed does not."""
+    cdef const Hello* server = &s.theirs if s.client else &s.ours
+    if s.goaway_received or (s.goaway_sent and not s.client):
+        return False
+    if s.client and session_is_done(s):
+        return False                    # the next use makes a new one
+    if s.phase == PHASE_OPEN:
+        return server.has_secret
+    return s.renewals != 0 and s.phase < PHASE_OPEN
 
 
 cdef object end_reason(State* s):
@@ -341,10 +375,12 @@ cdef void unhold(Outgoing* message) noexcept:
 cdef class Session:
     """One side of a session. `options` is an `Options`; `client` says who opened the link.
 
+    A server gives a `secret` of 32 bytes to sessions that it keeps when their link is lost.
+
     Times are in nanoseconds of any monotonic clock. Ids are the 16 bytes of a UUID. Thread-safe.
     """
 
-    def __cinit__(self, options=None, *, bint client, blocks=None):
+    def __cinit__(self, options=None, *, bint client, blocks=None, bytes secret=None):
         cdef State* s
         if options is None:
             options = Options()
@@ -354,6 +390,7 @@ cdef class Session:
         if s is NULL:
             raise MemoryError
         self.s = s
+        self.leftovers = {}
         tc_mutex_init(&s.lock)
         s.pool = self.blocks.pool
         s.client = client
@@ -369,6 +406,11 @@ cdef class Session:
         rate_set(&s.resets_sent, RESETS_A_SECOND, RESETS_AT_ONCE)
         s.ping_rate = options.ping_rate
         s.ping_burst = options.ping_burst
+        s.keepalive_ns = <uint64_t> (options.keepalive * 1e9)
+        if options.keepalive > 0:       # else a peer with nothing to say would pass for dead
+            s.silence_ns = <uint64_t> (options.keepalive_timeout * 1e9)
+        s.fails_detached = options.on_disconnect == "fail"
+        s.ours.keepalive = <uint32_t> min(options.keepalive * 1000, 4e9)
         if client:
             memcpy(s.ours.session_id, PyBytes_AS_STRING(os.urandom(16)), 16)
         memcpy(s.ours.nonce, PyBytes_AS_STRING(os.urandom(16)), 16)
@@ -379,15 +421,12 @@ cdef class Session:
         s.ours.session_credit = options.session_credit
         s.ours.max_connections = options.max_connections
         rate_set(&s.pings_sent, PINGS_A_SECOND + keepalive_rate(&s.ours), PINGS_AT_ONCE)
-        s.receive_limit = s.ours.session_credit
-        s.told_limit = s.receive_limit
-        # Until HELLO or WELCOME says more, section 4.
-        s.theirs.max_frame_size = MIN_FRAME_SIZE
-        s.theirs.max_message_size = MIN_MESSAGE_SIZE
-        s.theirs.route_credit = MIN_ROUTE_CREDIT
-        s.theirs.session_credit = MIN_SESSION_CREDIT
-        s.theirs.max_connections = 1
-        s.send_limit = MIN_SESSION_CREDIT
+        if secret is not None:
+            if len(secret) != SECRET_SIZE:
+                raise ValueError(f"a secret has {SECRET_SIZE} bytes, not {len(secret)}")
+            s.ours.has_secret = True
+            memcpy(s.ours.secret, PyBytes_AS_STRING(secret), SECRET_SIZE)
+        session_limits(s)
         session_start(s)
 
     def __dealloc__(self):
@@ -498,9 +537,10 @@ cdef class Session:
                 unhold(message)
         if room == ROOM_DIRECT or room == ROOM_CUT:
             return True
-        return {ROOM_ENDED: "ended", ROOM_TOO_LARGE: "too large", ROOM_CLOSED: "closed"}.get(
-            room, "wait"
-        )
+        return {
+            ROOM_ENDED: "ended", ROOM_TOO_LARGE: "too large", ROOM_CLOSED: "closed",
+            ROOM_LOST: "lost", ROOM_DETACHED: "detached",
+        }.get(room, "wait")
 
     def receive(self, bytes id):
         """The oldest unread message, or None."""
@@ -605,10 +645,117 @@ cdef class Session:
         return b"".join(parts)
 
     def lost(self):
-        """The link is gone."""
+        """The link is gone. Whether the session is kept, and may be resumed."""
+        cdef bint kept
         tc_mutex_lock(&self.s.lock)
-        state_lost(self.s)
+        kept = session_is_kept(self.s)
+        if kept:
+            session_unlink(self.s)
+        else:
+            state_lost(self.s)
         tc_mutex_unlock(&self.s.lock)
+        return kept
+
+    def resume(self, uint64_t count):
+        """There is another link, and the peer has taken so many frames. False: it cannot have."""
+        cdef bint possible
+        tc_mutex_lock(&self.s.lock)
+        possible = session_may_relink(self.s, count)
+        if possible:
+            session_relink(self.s, count)
+        tc_mutex_unlock(&self.s.lock)
+        return possible
+
+    def lose(self, bint renew=True):
+        """Gives up a session without a link. A client's begins again under another id (`renew`), or
+        is over. The frames' numbers, epoch and so on begin again too.
+        """
+        cdef Leftover leftover = Leftover("the session was lost")
+        cdef bytes names = os.urandom(32)
+        cdef int failed
+        tc_mutex_lock(&self.s.lock)
+        failed = session_lose(
+            self.s, &leftover.lost, <const uint8_t*> PyBytes_AS_STRING(names) if renew else NULL
+        )
+        tc_mutex_unlock(&self.s.lock)
+        if failed:
+            raise MemoryError
+        leftover.fill()
+        self.leftovers[self.s.renewals] = leftover
+
+    cdef object left_by(self, uint32_t number, uint32_t route):
+        """What the lost session of this number had still to send on one of our routes: the reason,
+        and the messages in doubt and unsent. For one caller.
+        """
+        cdef Leftover leftover = self.leftovers.get(number)
+        if leftover is None:
+            return "", [], []
+        doubt, unsent = leftover.take(route)
+        return leftover.reason, doubt, unsent
+
+    def loss(self, bytes id):
+        """What a connection is to be told of the lost session, once: (acked, in doubt, unsent).
+        None when there is nothing to tell.
+        """
+        cdef Conn* conn
+        cdef uint32_t number, route
+        cdef uint64_t sent
+        tc_mutex_lock(&self.s.lock)
+        try:
+            conn = self.find(id)
+            number = conn.lost
+            route = conn.lost_route
+            sent = conn.messages_sent - conn.sent_before
+            conn.sent_before = conn.messages_sent
+            conn.lost = 0
+        finally:
+            tc_mutex_unlock(&self.s.lock)
+        if number == 0:
+            return None
+        _, doubt, unsent = self.left_by(number, route)
+        return sent - len(doubt) - len(unsent), doubt, unsent
+
+    @property
+    def is_detached(self):
+        """Whether it has no link, and waits for another."""
+        return self.s.detached
+
+    @property
+    def session_id(self):
+        """16 bytes, the same on both sides."""
+        return (<const char*> self.s.ours.session_id)[:16]
+
+    @property
+    def secret(self):
+        """What proves that a peer is this session's, 32 bytes; None: it is not kept."""
+        cdef Hello* server = &self.s.theirs if self.s.client else &self.s.ours
+        return (<const char*> server.secret)[:SECRET_SIZE] if server.has_secret else None
+
+    @property
+    def server_nonce(self):
+        """16 bytes, from WELCOME."""
+        cdef Hello* server = &self.s.theirs if self.s.client else &self.s.ours
+        return (<const char*> server.nonce)[:16]
+
+    @property
+    def taken(self):
+        """How many sequenced frames it has taken."""
+        return self.s.sequence
+
+    @property
+    def acked(self):
+        """How many of ours the peer has said to have taken."""
+        return self.s.queue.acked
+
+    @property
+    def begins(self):
+        """Whether there is no session with the peer yet."""
+        return self.s.phase < PHASE_OPEN
+
+    @property
+    def epoch(self):
+        """The number of its link."""
+        return self.s.epoch
 
     def tick(self, uint64_t now):
         """Tells the time, after `deadline` at the latest."""

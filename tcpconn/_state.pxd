@@ -6,7 +6,7 @@ from tcpconn._buffer cimport Block, Pool, Slab
 from tcpconn._frame cimport Assembly, Fault, Hello
 from tcpconn._rate cimport Rate
 from tcpconn._schedule cimport Scheduler, Turn
-from tcpconn._sendqueue cimport Held, SendQueue
+from tcpconn._sendqueue cimport Held, Outgoing, Part, SendQueue
 from tcpconn._sync cimport tc_mutex
 from tcpconn._table cimport Node, Table
 
@@ -61,24 +61,6 @@ cdef struct Message:            # finished and unread
     Message* before             # in the list of its receive block
     Message* behind
     uint8_t kind
-
-
-cdef struct Part:
-    const uint8_t* data
-    uint64_t length
-    Held* held
-
-
-cdef struct Outgoing:           # a message of which not all is in the send queue yet
-    Outgoing* next
-    uint64_t total
-    uint64_t done
-    uint64_t reserved           # of the session's credit, once started
-    uint64_t overhead           # what its frames add to its cost, as reckoned when it was queued
-    uint32_t count              # of parts
-    uint32_t index              # the part that comes next, and where in it
-    uint64_t offset
-    Part* parts                 # behind this record
 
 
 cdef struct Conn:               # the session's record of a connection
@@ -142,6 +124,10 @@ cdef struct Conn:               # the session's record of a connection
     uint64_t messages_received
     uint64_t bytes_sent
     uint64_t bytes_received
+    # what a lost session left, to be told to the user once
+    uint32_t lost               # which one of them, counted from 1; 0: none
+    uint32_t lost_route         # our route in it
+    uint64_t sent_before        # messages sent in earlier sessions
     # the engine's
     void* waiters
     void* owner                 # a weak reference to the user's object, held; NULL: none
@@ -163,6 +149,12 @@ cdef struct State:
     bint fault_is_loss          # no fault of anybody's: the link broke
     uint8_t[1024] told          # the text that came with it
     uint32_t told_length
+    # the link, section 12
+    bint detached               # it is gone, and the session kept
+    bint fails_detached         # sending does not wait for the next one
+    uint32_t epoch              # of the link
+    uint64_t begun              # sequence number behind what older links may have carried
+    uint32_t renewals           # how often the session was lost and another took its place
     bint goaway_due
     bint goaway_sent
     bint goaway_received
@@ -265,6 +257,9 @@ cdef struct State:
     uint64_t retired_live
     # measurements
     uint64_t now                # ns, the latest that the caller told
+    uint64_t asked_at           # when when the peer was last asked for something, for want of that
+    uint64_t keepalive_ns       # after how long it is; 0: never
+    uint64_t silence_ns         # and after how long it is taken for dead
     uint64_t round_trip         # ns, smoothed; 0: not measured yet
     uint64_t frames_received
     uint64_t bytes_received

@@ -8,6 +8,8 @@ up, because an honest peer needs its own for milliseconds.
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import logging
 import selectors
 import socket
@@ -101,6 +103,8 @@ class Greeter:
         self._secure = secure
         self._closed = False
         self._calls: deque[Callable[[], None]] = deque()
+        self._alarms: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
         self._greetings: dict[Stream, Greeting] = {}  # the oldest first
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
@@ -117,6 +121,10 @@ class Greeter:
         self._calls.append(function)
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
+
+    def call_at(self, when: float, function: Callable[[], None]) -> None:
+        """The same, not before a time of `time.monotonic`. From the thread itself."""
+        heapq.heappush(self._alarms, (when, next(self._numbers), function))
 
     def close(self) -> None:
         """Stops accepting, and closes the links that are nobody's yet. Calling it again is fine."""
@@ -143,6 +151,8 @@ class Greeter:
                         self._advance(greeting)
                 while self._calls:
                     self._calls.popleft()()
+                while self._alarms and self._alarms[0][0] <= time.monotonic():
+                    heapq.heappop(self._alarms)[2]()
                 self._end_late()
         finally:
             for greeting in list(self._greetings.values()):
@@ -152,8 +162,9 @@ class Greeter:
                 sock.close()
 
     def _patience(self) -> float | None:
-        oldest = next(iter(self._greetings.values()), None)
-        return None if oldest is None else max(0.0, oldest.deadline - time.monotonic())
+        times = [greeting.deadline for greeting in itertools.islice(self._greetings.values(), 1)]
+        times += [when for when, _, _ in self._alarms[:1]]
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _accept(self) -> None:
         while not self._closed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -21,10 +20,10 @@ from tcpconn._endpoint import accept_endpoint, endpoints, open_endpoint
 from tcpconn._engine import Acceptor
 from tcpconn._keeper import join_ended_keepers, make_engine, make_link
 from tcpconn._session import Session
-from tcpconn.addresses import Address, describe, parse_address, resolve
+from tcpconn.addresses import Address, describe, parse_address
 from tcpconn.connection import Connection
+from tcpconn.dialling import dial, prepare_socket
 from tcpconn.errors import (
-    ConnectError,
     ConnectionClosed,
     NotTcpconn,
     OptionError,
@@ -34,25 +33,11 @@ from tcpconn.errors import (
 from tcpconn.grumbling import Warnings
 from tcpconn.handshake import Stream, socket_of
 from tcpconn.options import Options, make_options
+from tcpconn.redial import Redialler
 from tcpconn.securing import secure
 
 logger = logging.getLogger("tcpconn")
 faults = Warnings(logger)
-
-NOTSENT_LOWAT = 262144
-"""Bytes the kernel may hold unsent: one batch. More would only stand before what is more urgent."""
-
-LONGEST_WAIT = 1e6
-"""Seconds that count as for ever: locks and sockets take no timeout without bounds."""
-
-LOCAL_SEND_BUFFER = 524288
-"""Bytes that a socket to the same machine may hold, where the kernel would let it grow to
-megabytes: there is no distance to be filled, and what lies there for long leaves the cache."""
-
-LOCAL_CONGESTION = b"reno"
-"""Congestion control to the same machine, where no network is to be spared. One that paces (BBR, if
-the system has it as default) sets a timer for what it sends: half of a sender's time. This one is
-there in every Linux, for every user."""
 
 RELEASE_SECONDS = 2.0
 """How long `close` waits for its threads to let go of the socket. They need milliseconds."""
@@ -73,73 +58,6 @@ class MultiplexerStats:
     """Of messages that nobody has received yet."""
     round_trip_time: float | None
     """Seconds, smoothed."""
-
-
-def dial(
-    address: Address, options: Options, timeout: float | None, *, client: bool = True
-) -> Stream:
-    """A connected TCP or unix-domain socket; or TLS over it, agreed upon, if the options say so.
-
-    Raises `ResolveError`, `ConnectError` (which says what each address answered), `Timeout`,
-    `TlsError`, `LinkLost` (in the midst of the TLS handshake) or `OptionError`.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    sock = dial_socket(address, timeout)
-    return secure(
-        sock, options, str(address), server=not client, address=address, deadline=deadline
-    )
-
-
-def dial_socket(address: Address, timeout: float | None) -> socket.socket:
-    """A connected socket. Raises `ResolveError`, `ConnectError` or `Timeout`."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    failures: list[str] = []
-    last: OSError | None = None
-    for family, sockaddr in resolve(address):
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            break
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(None if left is None else min(left, LONGEST_WAIT))
-            sock.connect(sockaddr)
-            prepare_socket(sock)
-            return sock
-        except OSError as error:
-            sock.close()
-            last = error
-            failures.append(f"{describe(sockaddr)}: {error.strerror or error}")
-        except BaseException:
-            sock.close()
-            raise
-    if last is None or isinstance(last, TimeoutError):
-        raise Timeout(f"no connection to {address} within {timeout} s")
-    raise ConnectError(f"cannot connect to {address} ({'; '.join(failures)})") from last
-
-
-def is_local(sock: socket.socket) -> bool:
-    """Whether the peer is on this machine."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    try:
-        return bool(sock.getpeername()[0] == sock.getsockname()[0])
-    except OSError:
-        return False
-
-
-def prepare_socket(sock: socket.socket) -> None:
-    """Options for a link: no delay for small messages, little in the kernel before urgent ones."""
-    if is_local(sock):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SEND_BUFFER)
-        if hasattr(socket, "TCP_CONGESTION"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
 
 class Multiplexer:
@@ -163,7 +81,7 @@ class Multiplexer:
     ) -> None:
         chosen = make_options(options)
         started = time.monotonic()
-        name = None
+        address = None
         stream: Stream
         if isinstance(target, socket.socket):
             client = bool(client)
@@ -172,10 +90,9 @@ class Multiplexer:
         else:
             client = client is None or client
             address = parse_address(target)
-            name = str(address)
             stream = dial(address, chosen, timeout, client=client)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-        self._begin(stream, client, chosen, left, name)
+        self._begin(stream, client, chosen, left, address)
 
     def _begin(
         self,
@@ -183,19 +100,19 @@ class Multiplexer:
         client: bool,
         options: Options,
         timeout: float | None = None,
-        name: str | None = None,
+        dialled: Address | None = None,
         acceptor: Acceptor | None = None,
         on_end: Callable[[Multiplexer], None] | None = None,
         first: bytes = b"",
+        on_detach: Callable[[Multiplexer], None] | None = None,
     ) -> None:
         self.options = options
         sock = socket_of(stream)
-        self.local_address = describe(sock.getsockname())
         try:
             peer = describe(sock.getpeername())
         except OSError:
             peer = "unnamed"
-        self.peer_address = name or peer
+        self.peer_address = str(dialled) if dialled else peer
         self._socket = sock
         self._released = threading.Event()
         self._accepting = acceptor is None
@@ -207,15 +124,26 @@ class Multiplexer:
         except ValueError as error:
             sock.close()
             raise OptionError(str(error)) from None
-        session = Session(options, client=client)
+        keeps = options.session_timeout > 0
+        secret = os.urandom(32) if keeps and on_detach is not None else None
+        session = Session(options, client=client, secret=secret)
         session.feed(first)
+        self._redialler: Redialler | None = None
 
         def prepare(engine: Driver) -> None:
             self._engine = engine
-            engine.local_address = self.local_address
+            engine.local_address = describe(sock.getsockname())
             engine.peer_address = self.peer_address
             engine.home = weakref.ref(self)
-            engine.on_end = _end_callback(weakref.ref(self), self._released, engine, on_end)
+            if keeps and client and dialled is not None:
+                self._redialler = Redialler(engine, dialled, options)
+                engine.keep(self._redialler.lost)
+                engine.on_use = self._redialler.again
+            elif keeps and on_detach is not None:
+                engine.keep(_detach_callback(weakref.ref(self), on_detach))
+            engine.on_end = _end_callback(
+                weakref.ref(self), self._released, engine, self._redialler, on_end
+            )
 
         make_engine(session, link, acceptor, prepare)
         logger.debug("link to %s opened from %s", self.peer_address, self.local_address)
@@ -274,6 +202,25 @@ class Multiplexer:
     # The link
 
     @property
+    def local_address(self) -> str:
+        """This end of the link, in the form that `connect` takes."""
+        return self._engine.local_address
+
+    @property
+    def detached(self) -> bool:
+        """Whether there is no link at present, and the session waits for another."""
+        return self._engine.is_detached
+
+    def wait_attached(self, timeout: float | None) -> None:
+        """Waits until there is a link, `timeout` seconds at most.
+
+        Raises `ConnectError` or what else the last attempt to make one came to, or why the session
+        ended.
+        """
+        last_error = None if self._redialler is None else self._redialler.last_error
+        self._engine.wait_attached(timeout, last_error)
+
+    @property
     def round_trip_time(self) -> float | None:
         """Seconds for a round trip through the peer's session, smoothed; None: not measured."""
         return self._engine.round_trip
@@ -289,14 +236,16 @@ class Multiplexer:
 
     @property
     def closed(self) -> bool:
-        """Whether the link is closed or broken."""
-        return self._engine.is_down
+        """Whether the session is over: its link closed here or by the peer, or lost for good."""
+        return self._engine.is_over
 
     @property
     def state(self) -> str:
-        """A word: open, closing, closed."""
-        if self._engine.is_down:
+        """A word: open, without a link, closing, closed."""
+        if self._engine.is_over:
             return "closed"
+        if self._engine.is_detached:
+            return "without a link"
         return "open" if self._engine.takes_connections else "closing"
 
     @property
@@ -374,7 +323,7 @@ class Multiplexer:
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or engine.is_down:
+        if engine is None or engine.is_over:
             return
         if self._managed:
             engine.set_idle_timeout(0)  # nobody can use it any more
@@ -395,12 +344,15 @@ def _end_callback(
     reference: weakref.ref[Multiplexer],
     released: threading.Event,
     engine: Driver,
+    redialler: Redialler | None,
     on_end: Callable[[Multiplexer], None] | None,
 ) -> Callable[[], None]:
     """What happens once the link's descriptor is closed. Must not keep the multiplexer alive."""
     engine_reference = weakref.ref(engine)
 
     def ended() -> None:
+        if redialler is not None:
+            redialler.stop()
         ended_engine = engine_reference()
         if ended_engine is not None:
             error = ended_engine.error()
@@ -415,16 +367,41 @@ def _end_callback(
     return ended
 
 
+def _detach_callback(
+    reference: weakref.ref[Multiplexer], on_detach: Callable[[Multiplexer], None]
+) -> Callable[[], None]:
+    """What happens once a session has lost its link. Must not keep the multiplexer alive."""
+
+    def detached() -> None:
+        multiplexer = reference()
+        if multiplexer is not None:
+            on_detach(multiplexer)
+
+    return detached
+
+
 def serve_socket(
     stream: Stream,
     options: Options,
     acceptor: Acceptor | None = None,
     on_end: Callable[[Multiplexer], None] | None = None,
     first: bytes = b"",
+    on_detach: Callable[[Multiplexer], None] | None = None,
 ) -> Multiplexer:
-    """A multiplexer on an accepted socket, of which `first` was read already. Does not wait."""
+    """A multiplexer on an accepted socket, of which `first` was read already. Does not wait.
+
+    With `on_detach`, which sees to another link, the session outlives this one.
+    """
     multiplexer = Multiplexer.__new__(Multiplexer)
-    multiplexer._begin(stream, False, options, acceptor=acceptor, on_end=on_end, first=first)
+    multiplexer._begin(
+        stream,
+        False,
+        options,
+        acceptor=acceptor,
+        on_end=on_end,
+        first=first,
+        on_detach=on_detach,
+    )
     return multiplexer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tcpconn.errors import OptionError
@@ -98,6 +99,32 @@ class Options:
     idle_timeout: float = 30.0
     """Seconds a pooled link without connections is kept."""
 
+    keepalive: float = 10.0
+    """Seconds without a byte from the peer until it is asked for one; 0: never. Keeps the state of
+    routers between the peers alive, too."""
+
+    keepalive_timeout: float = 30.0
+    """Seconds without a byte until the peer is taken for dead, and the link for lost; 0: never."""
+
+    session_timeout: float = 60.0
+    """Seconds a session is kept without a link. A server gives it up then; a client stops dialling,
+    until its connections are used again. 0: a session ends with its link."""
+
+    on_disconnect: str = "wait"
+    """What sending and receiving do while there is no link: "wait" for the next one, or "fail" at
+    once with `LinkLost`, which loses nothing and may be tried again."""
+
+    on_state: Callable[[str, str], object] | None = None
+    """Called with an event and a text for people: "lost", "resumed", "renewed" (the session was
+    lost, and another one took its place), "expired". From one of the library's threads: it must not
+    wait."""
+
+    max_detached: int = 1024
+    """Sessions without a link that a listener keeps; beyond, the oldest is given up."""
+
+    max_detached_bytes: int = 256 * MIB
+    """What they may hold together: messages not acknowledged, and not received."""
+
     busy_poll: float = 0.0
     """Seconds a receiver polls before it sleeps. Saves the wake-up, costs a core meanwhile."""
 
@@ -133,6 +160,20 @@ class Options:
         self._check_seconds("message_timeout", 1e-3)
         self._check_seconds("handshake_timeout", 1e-3)
         self._check_seconds("idle_timeout", 0.0)
+        self._check_seconds("keepalive", 0.0)
+        self._check_seconds("keepalive_timeout", 0.0)
+        self._check_seconds("session_timeout", 0.0)
+        if 0 < self.keepalive_timeout <= self.keepalive:
+            raise OptionError(
+                f"keepalive_timeout={self.keepalive_timeout} is not longer than "
+                f"keepalive={self.keepalive}: the peer would have no time to answer"
+            )
+        if self.on_disconnect not in ("wait", "fail"):
+            raise OptionError(f"on_disconnect={self.on_disconnect!r} is neither 'wait' nor 'fail'")
+        if self.on_state is not None and not callable(self.on_state):
+            raise OptionError(f"on_state={self.on_state!r} cannot be called")
+        self._check_int("max_detached", 0, 0xFFFFFFFF)
+        self._check_int("max_detached_bytes", 0, _CEILING)
         self._check_seconds("busy_poll", 0.0)
         if self.link not in LINKS:
             raise OptionError(f"link={self.link!r} is not one of {', '.join(map(repr, LINKS))}")

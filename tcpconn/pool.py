@@ -13,8 +13,9 @@ from typing import Any, Self
 
 from tcpconn.addresses import Address, parse_address
 from tcpconn.connection import Connection
+from tcpconn.dialling import LONGEST_WAIT
 from tcpconn.errors import ConnectionClosed, OptionError, Timeout
-from tcpconn.multiplexer import LONGEST_WAIT, Multiplexer
+from tcpconn.multiplexer import Multiplexer
 from tcpconn.options import Options, as_arguments, make_options
 
 EXIT_SECONDS = 2.0
@@ -129,6 +130,9 @@ class ConnectionPool:
             ):
                 # That its peer is going away may have come and not been read yet.
                 best.key.poll()
+                if best.detached:
+                    left = None if timeout is None else timeout - (time.monotonic() - started)
+                    best.wait_attached(left)
                 if best.takes_connections:
                     with self._lock:
                         self._reused += 1

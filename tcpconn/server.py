@@ -20,10 +20,11 @@ from tcpconn.admission import Admission
 from tcpconn.connection import Connection
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
 from tcpconn.greeter import Greeter
-from tcpconn.handshake import UNKNOWN_SESSION, Resume, Stream, reject
+from tcpconn.handshake import Stream
 from tcpconn.multiplexer import Multiplexer, serve_socket
 from tcpconn.options import Options, make_options
 from tcpconn.securing import check_server, stream_over
+from tcpconn.sessions import Sessions
 
 logger = logging.getLogger("tcpconn")
 
@@ -85,6 +86,7 @@ class Listener:
         self._queue = AcceptQueue()
         self._closed = False
         check_server(options)
+        self._sessions = Sessions(self._all, options)
         sock = bind(self._address)
         self.address: str = describe(sock.getsockname())
         """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
@@ -92,12 +94,14 @@ class Listener:
             sock,
             self.address,
             serve=self._begin_session,
-            resume=self._resume_session,
+            resume=self._sessions.resume,
             admission=Admission(options.max_links, options.max_links_per_address),
             places=options.max_handshakes,
             seconds=options.handshake_timeout,
             secure=None if options.ssl is None else self._secure,
         )
+        self._sessions.call = self._greeter.call
+        self._sessions.call_at = self._greeter.call_at
 
     # Links
 
@@ -109,7 +113,12 @@ class Listener:
         with self._lock:
             try:
                 multiplexer = serve_socket(
-                    sock, self._options, self._queue, self._link_ended, first
+                    sock,
+                    self._options,
+                    self._queue,
+                    self._link_ended,
+                    first,
+                    self._sessions.detached,
                 )
             except (OSError, TcpconnError) as error:
                 logger.warning("%s: a link could not be served: %s", self.address, error)
@@ -120,10 +129,9 @@ class Listener:
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)
 
-    def _resume_session(self, sock: Stream, _request: Resume) -> None:
-        with contextlib.suppress(OSError):
-            sock.send(reject(UNKNOWN_SESSION, "this server keeps no such session"))
-        sock.close()
+    def _all(self) -> list[Multiplexer]:
+        with self._lock:
+            return list(self._multiplexers.values())
 
     def _link_ended(self, multiplexer: Multiplexer) -> None:
         with self._lock:
@@ -132,8 +140,12 @@ class Listener:
     @property
     def multiplexers(self) -> list[Multiplexer]:
         """Those of the links that are up."""
-        with self._lock:
-            return list(self._multiplexers.values())
+        return [multiplexer for multiplexer in self._all() if not multiplexer.detached]
+
+    @property
+    def detached(self) -> list[Multiplexer]:
+        """Those whose link was lost, and whose sessions are kept for their peers to come back."""
+        return [multiplexer for multiplexer in self._all() if multiplexer.detached]
 
     # Connections
 
@@ -180,6 +192,8 @@ class Listener:
             with contextlib.suppress(OSError):
                 Path(self._address.path).unlink()
         self._queue.close()
+        for multiplexer in self.detached:
+            multiplexer.abort()  # nobody can come back to it
         for multiplexer in self.multiplexers:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             multiplexer.close(left)

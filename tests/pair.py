@@ -38,7 +38,7 @@ class Pair:
     ) -> None:
         self.blocks = BlockPool() if blocks is None else blocks
         self.client = Session(client, client=True, blocks=self.blocks)
-        self.server = Session(server, client=False, blocks=self.blocks)
+        self.server = Session(server, client=False, blocks=self.blocks, secret=bytes(range(32)))
         self.now = 1000 * MS
         self.on_wire = {self.client: bytearray(), self.server: bytearray()}
         self.ids = itertools.count(1)
@@ -86,6 +86,26 @@ class Pair:
         self.now += nanoseconds
         self.client.tick(self.now)
         self.server.tick(self.now)
+
+    def cut(self) -> None:
+        """The link breaks: what is on the wire is lost."""
+        for session in (self.client, self.server):
+            self.on_wire[session].clear()
+            assert session.lost()
+
+    def resume(self) -> None:
+        """There is another link. (The handshake is made outside the sessions.)"""
+        taken = self.client.taken, self.server.taken
+        assert self.client.resume(taken[1])
+        assert self.server.resume(taken[0])
+
+    def restart(self) -> None:
+        """The server has forgotten all, and the client begins again."""
+        self.cut()
+        self.client.lose()
+        self.server = Session(client=False, blocks=self.blocks, secret=bytes(range(32)))
+        self.on_wire = {self.client: bytearray(), self.server: bytearray()}
+        self.carry()
 
     def settle(self) -> None:
         """Carries everything, the acks that wait for their time too."""

@@ -249,6 +249,19 @@ def multiplexer_pair(
         yield client, server
 
 
+def break_link(multiplexer: tcpconn.Multiplexer) -> None:
+    """Ends a link without a word, as a network does; waits for it, if there is none."""
+
+    def broken() -> bool:
+        try:
+            multiplexer.key.link.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return False  # it is being replaced
+        return True
+
+    wait_until(broken, "there is no link to break")
+
+
 def unused_port() -> int:
     """A port of 127.0.0.1 where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -26,7 +26,7 @@ def section(title: str) -> str:
 def written(name: str, value: object) -> str:
     """A default as the table of options has it."""
     if value is None:
-        return "`None`"
+        return "none"
     if isinstance(value, str):
         return f'`"{value}"`'
     if name.endswith("_rate"):
@@ -35,7 +35,7 @@ def written(name: str, value: object) -> str:
         return f"{value:.0f} s" if value else "0"
     assert isinstance(value, int)
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value % size == 0 and name.endswith(("_size", "_credit", "_memory")):
+        if value % size == 0 and name.endswith(("_size", "_credit", "_memory", "_bytes")):
             return f"{value // size} {unit}"
     return f"{value:,}"
 
@@ -54,7 +54,7 @@ def test_errors() -> None:
     for name in tcpconn.__all__:
         thing = getattr(tcpconn, name)
         if isinstance(thing, type) and issubclass(thing, tcpconn.TcpconnError):
-            assert name in named or name == "SessionLost"  # which is for resuming
+            assert name in named
 
 
 def test_every_method_of_a_connection_is_listed() -> None:

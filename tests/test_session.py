@@ -766,7 +766,7 @@ class TestCredit:
 
 class TestAcks:
     def test_come_after_25_ms_at_the_latest(self):
-        pair = Pair()
+        pair = Pair(Options(keepalive=0), Options(keepalive=0))
         name = pair.open()
         pair.settle()
         assert pair.client.send(name, b"x") is True

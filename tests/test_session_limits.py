@@ -83,7 +83,7 @@ class TestPings:
             pair.check()
 
     def test_whoever_waits_is_served_in_time(self):
-        pair = Pair()
+        pair = Pair(Options(keepalive=0), Options(keepalive=0))
         for _ in range(50):
             pair.client.ping(pair.now)
             pair.carry()
@@ -97,7 +97,7 @@ class TestPings:
 
     def test_acks_are_asked_for_behind_every_message(self):
         """What a flush needs has nothing to do with the rate."""
-        pair = Pair()
+        pair = Pair(Options(keepalive=0), Options(keepalive=0))
         name = pair.open()
         pair.settle()
         for _ in range(200):
@@ -217,7 +217,7 @@ class TestResets:
 
 
 class TestIncompleteMessages:
-    OPTIONS = Options(message_timeout=30.0)
+    OPTIONS = Options(keepalive=0, message_timeout=30.0)
 
     def begun(self, **hello: int) -> Peer:
         peer = Peer(self.OPTIONS, **hello)

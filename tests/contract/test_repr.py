@@ -7,7 +7,14 @@ import uuid
 import pytest
 
 import tcpconn
-from support import PATIENCE, Pair, echo, multiplexer_pair, noise
+from support import (
+    PATIENCE,
+    Pair,
+    break_link,
+    echo,
+    multiplexer_pair,
+    noise,
+)
 
 
 def test_connection(pair: Pair) -> None:
@@ -33,7 +40,7 @@ def test_multiplexer(link: str) -> None:
         )
         assert client.local_address == server.peer_address
         assert client.peer_address == server.local_address
-        server.abort()
+        break_link(server)
         with pytest.raises(tcpconn.LinkLost):
             connection.receive(PATIENCE)
         assert "closed" in repr(client)

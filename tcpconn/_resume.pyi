@@ -1,0 +1,1 @@
+"""A session without a link; nothing of it is seen from Python."""
