@@ -18,6 +18,7 @@ from tcpconn._keeper import attach_link, make_link
 from tcpconn.addresses import Address, describe
 from tcpconn.dialling import dial
 from tcpconn.errors import (
+    CertificateError,
     ConnectError,
     LinkLost,
     Timeout,
@@ -173,7 +174,7 @@ class Redialler:
         tell(self._options.on_state, event, text)
 
 
-FINAL = (Rejected, VersionMismatch)
+FINAL = (Rejected, VersionMismatch, CertificateError)
 """What another attempt would not change."""
 
 LOUD = ("renewed", "expired")
