@@ -23,6 +23,7 @@ from tcpconn._buffer import Lease
 from tcpconn.connection import Connection, ConnectionStats
 from tcpconn.errors import (
     AddressError,
+    AuthenticationError,
     BufferTooSmall,
     CertificateError,
     ConnectError,
@@ -56,6 +57,7 @@ _logging.getLogger("tcpconn").addHandler(_logging.NullHandler())
 
 __all__ = [
     "AddressError",
+    "AuthenticationError",
     "BufferTooSmall",
     "CertificateError",
     "ConnectError",

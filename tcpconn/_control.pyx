@@ -96,6 +96,9 @@ cdef int take_control(State* s, const Header* header, const uint8_t* payload) no
 
 # Handshake, section 4
 
+cdef const char* NO_KEY_HERE = b"the peer wants to prove an authkey, and this side has none"
+
+
 cdef void grant_pings(State* s) noexcept nogil:
     """How often the peer may ask on a new link."""
     rate_set(&s.pings, s.ping_rate + 2 * keepalive_rate(&s.theirs), s.ping_burst)
@@ -126,6 +129,8 @@ cdef void session_limits(State* s) noexcept nogil:
 
 cdef int check_first(State* s, const Header* header) noexcept nogil:
     """Whether a frame may be the peer's first; before its payload is here."""
+    if header.type == AUTH:
+        return fail_with(s, CODE_AUTHENTICATION, b"4.1", NO_KEY_HERE)
     if s.client:
         if header.type != WELCOME and header.type != REJECT:
             return fail_numbers(

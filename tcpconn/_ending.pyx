@@ -2,7 +2,7 @@
 
 from tcpconn._engine cimport Engine, current_generation
 from tcpconn._state cimport State
-from tcpconn._wire cimport CODE_ABORTED, CODE_TIMEOUT, CODE_VERSION
+from tcpconn._wire cimport CODE_ABORTED, CODE_AUTHENTICATION, CODE_TIMEOUT, CODE_VERSION
 
 import os
 
@@ -45,6 +45,8 @@ cdef object ended_error(Engine engine):
             return errors.VersionMismatch(
                 f"{where} was refused: {text} ({name})", code, section
             )
+        if code == CODE_AUTHENTICATION:
+            return errors.AuthenticationError(f"{where} was refused: {text}")
         if code == CODE_ABORTED:
             return errors.ConnectionReset(f"the peer aborted {where}: {text} ({name})", code)
         return errors.ProtocolError(f"the peer ended {where}: {text} ({name})", code, section)
@@ -52,6 +54,8 @@ cdef object ended_error(Engine engine):
         return errors.Timeout(f"{where}: {text}")
     if code == CODE_VERSION:
         return errors.VersionMismatch(f"{where}: {text}", code, section)
+    if code == CODE_AUTHENTICATION:
+        return errors.AuthenticationError(f"{where}: {text}")
     if section == "2":
         return errors.NotTcpconn(f"{where}: {text}; check address and port", code, section)
     return errors.ProtocolError(

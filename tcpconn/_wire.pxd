@@ -16,6 +16,7 @@ cdef enum:
     REJECT = 0x03
     RESUME = 0x04
     RESUMED = 0x05
+    AUTH = 0x06
     OPEN = 0x10
     DATA = 0x11
     FIN = 0x12
@@ -43,7 +44,7 @@ cdef enum:
     TAG_MAX_CONNECTIONS = 8
     TAG_SECRET = 9
 
-    # tags of RESUME and RESUMED, section 12; the session id's is the same
+    # tags of RESUME and RESUMED, section 12; the session id's is the same. AUTH has nonce and proof
     TAG_EPOCH = 16
     TAG_RECEIVED = 17
     TAG_PROOF = 18
@@ -67,6 +68,7 @@ cdef enum:
     CODE_SHUTDOWN = 15
     CODE_CLOSED = 16
     CODE_TIMEOUT = 17
+    CODE_AUTHENTICATION = 18
 
     # limits, sections 4, 6, 7, 11
     MIN_FRAME_SIZE = 16384
@@ -89,7 +91,7 @@ cdef enum:
 
 cdef inline uint16_t known_code(uint32_t code) noexcept nogil:
     """A peer's reason for an abrupt end; unknown codes, and none, are PROTOCOL (section 10)."""
-    return <uint16_t> code if CODE_NONE < code <= CODE_TIMEOUT else CODE_PROTOCOL
+    return <uint16_t> code if CODE_NONE < code <= CODE_AUTHENTICATION else CODE_PROTOCOL
 
 
 # The largest number that a size field may hold, section 4: leaves room for sums in 64 bits.

@@ -9,8 +9,9 @@
      ├─ Timeout (TimeoutError)               time ran out; nothing is lost
      ├─ ConnectError (ConnectionError)       no link could be made
      │   ├─ ResolveError                     the host name has no address
-     │   └─ TlsError                         TLS was not agreed upon
-     │       └─ CertificateError             a certificate that is not trusted, or wanting
+     │   ├─ TlsError                         TLS was not agreed upon
+     │   │   └─ CertificateError             a certificate that is not trusted, or wanting
+     │   └─ AuthenticationError              the authkey was not proved
      ├─ ConnectionClosed (ConnectionError)   an orderly end, or use after close
      │   └─ ConnectionReset (ConnectionResetError)   an abrupt one
      ├─ ProtocolError (ConnectionError)      the peer broke the protocol, or says that we did
@@ -85,6 +86,10 @@ class TlsError(ConnectError):
 
 class CertificateError(TlsError):
     """One side does not trust the other's certificate, or misses one. Trying again is no use."""
+
+
+class AuthenticationError(ConnectError):
+    """The two sides have not proved the same `authkey` to each other. Trying again is no use."""
 
 
 class ConnectionClosed(TcpconnError, ConnectionError):

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from tcpconn._frame import WIRE
 from tcpconn.addresses import describe
 from tcpconn.admission import Admission
-from tcpconn.errors import TcpconnError, TlsError
+from tcpconn.authkey import prove_to_client
+from tcpconn.errors import AuthenticationError, TcpconnError, TlsError
 from tcpconn.grumbling import Warnings
-from tcpconn.handshake import Malformed, Resume, Steps, Stream, greeted, reject
+from tcpconn.handshake import Malformed, Resume, Steps, Stream, greeted, reject, socket_of
 
 logger = logging.getLogger("tcpconn")
 
@@ -36,17 +37,17 @@ PAUSE_SECONDS = 0.1
 class Greeting:
     """A link that is nobody's yet, and how far its handshake has come."""
 
-    def __init__(self, sock: Stream, peer: str, deadline: float) -> None:
+    def __init__(self, sock: Stream, peer: str, deadline: float, authkey: bytes | None) -> None:
         self.sock = sock
         self.peer = peer
         self.deadline = deadline
-        self._steps: Steps[bytes | Resume] = greeted()
+        self._steps: Steps[bytes | Resume] = _begun(authkey)
         self._request: int | bytes = next(self._steps)
 
     def advance(self) -> bytes | Resume | None:
         """Goes as far as the socket lets it: how the link begins, or None while that is not known.
 
-        Raises what `greeted` raises, or `OSError`.
+        Raises what `greeted` and `prove_to_client` raise, or `OSError`.
         """
         try:
             while True:
@@ -69,14 +70,20 @@ class Greeting:
         return selectors.EVENT_WRITE
 
 
+def _begun(authkey: bytes | None) -> Steps[bytes | Resume]:
+    if authkey is not None:
+        yield from prove_to_client(authkey)
+    return (yield from greeted())
+
+
 class Greeter:
     """Accepts from a listening socket in a thread of its own, until closed. Thread-safe.
 
-    `secure(sock, peer)` puts TLS between a socket and all that follows. `serve(sock, first)` is
-    called for a new session, with the bytes that were read already; `resume(sock, request)` for one
-    that is to go on. Both own the socket from then on, and must not block. At most `places`
-    handshakes, that of TLS included, are under way, each for `seconds`; what `admission` does not
-    admit is told so and closed.
+    `secure(sock, peer)` puts TLS between a socket and all that follows; with an `authkey`, both
+    sides prove that they have it. `serve(sock, first)` is called for a new session, with the bytes
+    that were read already; `resume(sock, request)` for one that is to go on. Both own the socket
+    from then on, and must not block. At most `places` handshakes, all of this included, are under
+    way, each for `seconds`; what `admission` does not admit is told so and closed.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class Greeter:
         places: int,
         seconds: float,
         secure: Callable[[socket.socket, str], Stream] | None = None,
+        authkey: bytes | None = None,
     ) -> None:
         self._socket = sock
         self._name = name
@@ -98,9 +106,11 @@ class Greeter:
         self._admission = admission
         self._refusals = Warnings(logger)
         self._crowding = Warnings(logger)
+        self._intruders = Warnings(logger)
         self._places = places
         self._seconds = seconds
         self._secure = secure
+        self._authkey = authkey
         self._closed = False
         self._calls: deque[Callable[[], None]] = deque()
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
@@ -199,12 +209,8 @@ class Greeter:
             self._refusals.warn("%s: a link from %s is refused: %s", self._name, peer, reason)
             if self._secure is None:  # through TLS it would take a handshake to say so
                 with contextlib.suppress(OSError):
-                    # What is unread when a socket is closed makes the system take back what was
-                    # sent.
-                    sock.recv(65536)
-                with contextlib.suppress(OSError):
                     sock.send(reject(LIMIT, reason))
-            sock.close()
+            _close(sock)
             return
         if len(self._greetings) >= self._places:
             oldest = next(iter(self._greetings.values()))
@@ -216,7 +222,7 @@ class Greeter:
             )
             self._drop(oldest)
         stream = sock if self._secure is None else self._secure(sock, peer)
-        greeting = Greeting(stream, peer, time.monotonic() + self._seconds)
+        greeting = Greeting(stream, peer, time.monotonic() + self._seconds, self._authkey)
         self._greetings[stream] = greeting
         self._selector.register(stream, greeting.waits_for, stream)
         self._advance(greeting)
@@ -224,15 +230,12 @@ class Greeter:
     def _advance(self, greeting: Greeting) -> None:
         try:
             began = greeting.advance()
-        except Malformed as error:
-            logger.info("%s: %s: %s", self._name, greeting.peer, error)
-            with contextlib.suppress(OSError):
-                greeting.sock.send(reject(error.code, str(error)))
-            self._drop(greeting)
-            return
         except (OSError, TcpconnError) as error:
-            level = logging.INFO if isinstance(error, TlsError) else logging.DEBUG
-            logger.log(level, "%s: %s: %s", self._name, greeting.peer, error)
+            if isinstance(error, AuthenticationError):
+                self._intruders.warn("%s: %s: %s", self._name, greeting.peer, error)
+            else:
+                level = logging.INFO if isinstance(error, (TlsError, Malformed)) else logging.DEBUG
+                logger.log(level, "%s: %s: %s", self._name, greeting.peer, error)
             self._drop(greeting)
             return
         if began is None:
@@ -258,4 +261,11 @@ class Greeter:
 
     def _drop(self, greeting: Greeting) -> None:
         self._forget(greeting)
-        greeting.sock.close()
+        _close(greeting.sock)
+
+
+def _close(sock: Stream) -> None:
+    # What is unread when a socket is closed makes the system take back what was sent.
+    with contextlib.suppress(OSError):
+        socket_of(sock).recv(65536)
+    sock.close()

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from tcpconn._frame import CODE_NAMES, PREFACE, WIRE, encode_frame
-from tcpconn.errors import LinkLost, NotTcpconn, ProtocolError, Timeout, VersionMismatch
+from tcpconn.errors import (
+    LinkLost,
+    NotTcpconn,
+    ProtocolError,
+    TcpconnError,
+    Timeout,
+    VersionMismatch,
+)
 
 T = TypeVar("T")
 
@@ -84,14 +91,13 @@ class Resume:
 
     def frame(self, server: bool) -> bytes:
         """Its bytes on the wire."""
-        fields = (
-            (_TAGS["session_id"], self.session_id),
-            (_TAGS["epoch"], struct.pack(">I", self.epoch)),
-            (_TAGS["received"], struct.pack(">Q", self.received)),
-            (_TAGS["proof"], self.proof),
-        )
-        payload = b"".join(_TAG.pack(tag, len(value)) + value for tag, value in fields)
-        return encode_frame(_TYPES["RESUMED" if server else "RESUME"], payload)
+        fields = {
+            _TAGS["session_id"]: self.session_id,
+            _TAGS["epoch"]: struct.pack(">I", self.epoch),
+            _TAGS["received"]: struct.pack(">Q", self.received),
+            _TAGS["proof"]: self.proof,
+        }
+        return encode_tagged(_TYPES["RESUMED" if server else "RESUME"], fields)
 
 
 class Malformed(ProtocolError):
@@ -105,9 +111,10 @@ class Rejected(ProtocolError):
     """The peer answered REJECT."""
 
 
-def reject(code: int, text: str) -> bytes:
-    """A server's REJECT, the preface before it."""
-    return PREFACE + encode_frame(_TYPES["REJECT"], _CODE.pack(code) + text.encode()[:1024])
+def reject(code: int, text: str, *, preface: bool = True) -> bytes:
+    """A server's REJECT; the preface before it, unless that has been said already."""
+    frame = encode_frame(_TYPES["REJECT"], _CODE.pack(code) + text.encode()[:1024])
+    return PREFACE + frame if preface else frame
 
 
 def exactly(count: int) -> Steps[bytes]:
@@ -121,7 +128,13 @@ def exactly(count: int) -> Steps[bytes]:
     return data
 
 
-def _tagged(payload: bytes, sizes: dict[int, int]) -> dict[int, bytes]:
+def encode_tagged(kind: int, fields: dict[int, bytes]) -> bytes:
+    """A frame of tagged fields (section 3.1)."""
+    tagged = (_TAG.pack(tag, len(value)) + value for tag, value in fields.items())
+    return encode_frame(kind, b"".join(tagged))
+
+
+def parse_tagged(payload: bytes, sizes: dict[int, int]) -> dict[int, bytes]:
     """Tagged fields (section 3.1), those with a size in `sizes`; all of them must be there."""
     fields: dict[int, bytes] = {}
     at = 0
@@ -147,7 +160,7 @@ def _tagged(payload: bytes, sizes: dict[int, int]) -> dict[int, bytes]:
 
 def parse_resume(payload: bytes) -> Resume:
     """What a RESUME or RESUMED says. Raises `Malformed`."""
-    fields = _tagged(
+    fields = parse_tagged(
         payload,
         {_TAGS["session_id"]: 16, _TAGS["epoch"]: 4, _TAGS["received"]: 8, _TAGS["proof"]: 32},
     )
@@ -159,6 +172,40 @@ def parse_resume(payload: bytes) -> Resume:
     )
 
 
+def check_preface(preface: bytes) -> None:
+    """Raises `NotTcpconn` or `VersionMismatch`."""
+    if preface[:-1] != PREFACE[:-1]:
+        raise NotTcpconn(f"the peer does not speak tcpconn: it says {preface!r}", 1, "2")
+    if preface != PREFACE:
+        text = f"the peer speaks version {preface[-1]}, this side {PREFACE[-1]}"
+        raise VersionMismatch(text, _CODES["VERSION"], "2")
+
+
+def take_frame(begun: bytes = b"") -> Steps[tuple[int, bytes]]:
+    """Type and payload of a frame of the handshake, of which `begun` was read already.
+
+    Raises `Malformed` or `LinkLost`.
+    """
+    header = begun + (yield from exactly(_HEADER.size - len(begun)))
+    length, kind, flags, _, route, _ = _HEADER.unpack(header)
+    if length > _LONGEST:
+        text = f"a frame of the handshake with {length} bytes is over the limit of {_LONGEST}"
+        raise Malformed(text, "3", _CODES["FRAME_SIZE"])
+    if flags or route:
+        raise Malformed("a frame of the handshake with flags or a route", "3.1")
+    return kind, (yield from exactly(length))
+
+
+def take_answer() -> Steps[tuple[int, bytes]]:
+    """The same from a server; raises `Rejected` for REJECT."""
+    kind, payload = yield from take_frame()
+    if kind == _TYPES["REJECT"] and len(payload) >= _CODE.size:
+        code = int.from_bytes(payload[: _CODE.size])
+        text = payload[_CODE.size :].decode("utf-8", "replace")
+        raise Rejected(f"{text} ({CODE_NAMES.get(code, 'PROTOCOL')})", code, "4")
+    return kind, payload
+
+
 # The server's side
 
 
@@ -166,7 +213,8 @@ def greeted() -> Steps[bytes | Resume]:
     """What a client begins with: a `Resume`, or the bytes that a new session is to be fed.
 
     The session finds out what is wrong with them, if anything is: so whatever cannot become a
-    RESUME is handed over at once. Raises `Malformed` or `LinkLost`.
+    RESUME is handed over at once. Raises `Malformed`, of which the client has been told, or
+    `LinkLost`.
     """
     data = b""
     while len(data) < _TYPE_ENDS:
@@ -178,14 +226,12 @@ def greeted() -> Steps[bytes | Resume]:
             return data
     if data[_TYPE_ENDS - 1] != _TYPES["RESUME"]:
         return data
-    header = data[len(PREFACE) :] + (yield from exactly(_HEADER.size - 5))
-    length, _, flags, _, route, _ = _HEADER.unpack(header)
-    if length > _LONGEST:
-        text = f"a RESUME of {length} bytes is over the limit of {_LONGEST}"
-        raise Malformed(text, "3", _CODES["FRAME_SIZE"])
-    if flags or route:
-        raise Malformed("a RESUME with flags or a route", "3.1")
-    return parse_resume((yield from exactly(length)))
+    try:
+        _, payload = yield from take_frame(data[len(PREFACE) :])
+        return parse_resume(payload)
+    except Malformed as error:
+        yield reject(error.code, str(error))
+        raise
 
 
 # The client's side
@@ -198,7 +244,8 @@ def resume(request: Resume, secret: bytes, nonce: bytes) -> Steps[Resume]:
     `VersionMismatch`, `Malformed` or `LinkLost`.
     """
     yield PREFACE + request.signed(secret, nonce, False).frame(False)
-    kind, payload = yield from _first_frame()
+    check_preface((yield from exactly(len(PREFACE))))
+    kind, payload = yield from take_answer()
     if kind != _TYPES["RESUMED"]:
         raise Malformed(f"neither RESUMED nor REJECT answers RESUME, but type {kind}")
     answer = parse_resume(payload)
@@ -207,25 +254,6 @@ def resume(request: Resume, secret: bytes, nonce: bytes) -> Steps[Resume]:
     if not answer.is_proven(secret, nonce, True):
         raise Malformed("RESUMED without the proof that the server knows the session's secret")
     return answer
-
-
-def _first_frame() -> Steps[tuple[int, bytes]]:
-    """The server's preface and first frame: its type and payload; raises `Rejected` for REJECT."""
-    preface = yield from exactly(len(PREFACE))
-    if preface[:-1] != PREFACE[:-1]:
-        raise NotTcpconn(f"the peer does not speak tcpconn: it says {preface!r}", 1, "2")
-    if preface != PREFACE:
-        text = f"the peer speaks version {preface[-1]}, this side {PREFACE[-1]}"
-        raise VersionMismatch(text, _CODES["VERSION"], "2")
-    length, kind, _, _, _, _ = _HEADER.unpack((yield from exactly(_HEADER.size)))
-    if length > _LONGEST:
-        raise Malformed(f"an answer of {length} bytes is over the limit of {_LONGEST}", "3")
-    payload = yield from exactly(length)
-    if kind == _TYPES["REJECT"] and length >= _CODE.size:
-        code = int.from_bytes(payload[: _CODE.size])
-        text = payload[_CODE.size :].decode("utf-8", "replace")
-        raise Rejected(f"{text} ({CODE_NAMES.get(code, 'PROTOCOL')})", code, "4")
-    return kind, payload
 
 
 def run(steps: Steps[T], sock: Stream, deadline: float | None) -> T:
@@ -251,7 +279,7 @@ def run(steps: Steps[T], sock: Stream, deadline: float | None) -> T:
     except TimeoutError:
         raise Timeout("the handshake took too long") from None
     except ConnectionError as error:
-        if isinstance(error, (ProtocolError, LinkLost)):
+        if isinstance(error, TcpconnError):
             raise
         raise LinkLost(f"{LOST}: {error}") from error
     finally:

@@ -17,6 +17,9 @@ MIB = 1 << 20
 _CEILING = 1 << 62
 """Sizes stay below this, so that sums of them fit 64 bits (PROTOCOL.md section 4)."""
 
+LEAST_AUTHKEY = 16
+"""Bytes of a key: who hears a proof can try keys on it for ever, so it must not be a word."""
+
 LINKS = ("auto", "native", "stdlib")
 
 
@@ -139,6 +142,11 @@ class Options:
     """The name that the server's certificate must have, for a client; the address's host without.
     """
 
+    authkey: bytes | None = dataclasses.field(default=None, repr=False)
+    """A secret that both sides prove to have before all else: 16 random bytes or more, as
+    `secrets.token_bytes(32)` makes them. It keeps strangers out; what follows is as open as without
+    it, unless there is `ssl`."""
+
     def __post_init__(self) -> None:
         self._check_int("max_message_size", 64 * KIB, _CEILING)
         self._check_int("max_frame_size", 16 * KIB, MIB)
@@ -178,6 +186,9 @@ class Options:
         if self.link not in LINKS:
             raise OptionError(f"link={self.link!r} is not one of {', '.join(map(repr, LINKS))}")
         self._check_tls()
+        key: Any = self.authkey
+        if key is not None and (not isinstance(key, bytes) or len(key) < LEAST_AUTHKEY):
+            raise OptionError(f"authkey is not {LEAST_AUTHKEY} bytes or more of type bytes")
 
     def _check_tls(self) -> None:
         context: Any = self.ssl

@@ -18,6 +18,7 @@ from tcpconn._keeper import attach_link, make_link
 from tcpconn.addresses import Address, describe
 from tcpconn.dialling import dial
 from tcpconn.errors import (
+    AuthenticationError,
     CertificateError,
     ConnectError,
     LinkLost,
@@ -174,7 +175,7 @@ class Redialler:
         tell(self._options.on_state, event, text)
 
 
-FINAL = (Rejected, VersionMismatch, CertificateError)
+FINAL = (Rejected, VersionMismatch, CertificateError, AuthenticationError)
 """What another attempt would not change."""
 
 LOUD = ("renewed", "expired")

@@ -1,4 +1,4 @@
-"""What may stand between a connected socket and a session: TLS."""
+"""What may stand between a connected socket and a session: TLS, and the proof of the authkey."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import socket
 import time
 
 from tcpconn.addresses import Address
-from tcpconn.errors import LinkLost, TcpconnError, Timeout
-from tcpconn.handshake import LOST, Stream
+from tcpconn.authkey import prove_to_client, prove_to_server
+from tcpconn.errors import AuthenticationError, LinkLost, TcpconnError, Timeout
+from tcpconn.handshake import LOST, Stream, run
 from tcpconn.options import Options
 
 
@@ -45,28 +46,41 @@ def secure(
     address: Address | None = None,
     deadline: float | None = None,
 ) -> Stream:
-    """The same once the TLS handshake is over. Blocks, for `handshake_timeout` at most, and not
-    beyond `deadline` (of `time.monotonic`).
+    """The same once TLS is agreed upon and the authkey proved, as far as the options say so.
 
-    Closes the socket when it raises: `TlsError`, `Timeout`, `LinkLost` or `OptionError`.
+    Blocks, for `handshake_timeout` at most, and not beyond `deadline` (of `time.monotonic`). Closes
+    the socket when it raises: `TlsError`, `AuthenticationError`, `ProtocolError`, `Timeout`,
+    `LinkLost` or `OptionError`.
     """
+    latest = time.monotonic() + options.handshake_timeout
+    deadline = latest if deadline is None else min(latest, deadline)
     try:
         stream = stream_over(sock, options, peer, server=server, address=address)
         if stream is not sock:
-            seconds = options.handshake_timeout
-            if deadline is not None:
-                seconds = max(1e-6, min(seconds, deadline - time.monotonic()))
-            stream.settimeout(seconds)
-            stream.recv(0)
+            _agree(stream, peer, deadline)
+        if options.authkey is not None:
+            steps = prove_to_client if server else prove_to_server
+            run(steps(options.authkey), stream, deadline)
         return stream
-    except TimeoutError:
+    except AuthenticationError as error:
         sock.close()
-        raise Timeout(f"the TLS handshake with {peer} took too long; does it speak TLS?") from None
-    except BaseException as error:
+        raise AuthenticationError(f"{peer}: {error}") from None
+    except BaseException:
         sock.close()
-        if isinstance(error, OSError) and not isinstance(error, TcpconnError):
-            raise LinkLost(f"{LOST}: {error}") from error
         raise
+
+
+def _agree(stream: Stream, peer: str, deadline: float) -> None:
+    """The TLS handshake."""
+    try:
+        stream.settimeout(max(1e-6, deadline - time.monotonic()))
+        stream.recv(0)
+    except TimeoutError:
+        raise Timeout(f"the TLS handshake with {peer} took too long; does it speak TLS?") from None
+    except OSError as error:
+        if isinstance(error, TcpconnError):
+            raise
+        raise LinkLost(f"{LOST}: {error}") from error
 
 
 def check_server(options: Options) -> None:

@@ -99,6 +99,7 @@ class Listener:
             places=options.max_handshakes,
             seconds=options.handshake_timeout,
             secure=None if options.ssl is None else self._secure,
+            authkey=options.authkey,
         )
         self._sessions.call = self._greeter.call
         self._sessions.call_at = self._greeter.call_at

@@ -33,7 +33,7 @@ ORDER = [
     ["_accept"],
     ["connection"],
     ["handshake"],
-    ["tls"],
+    ["tls", "authkey"],
     ["securing"],
     ["dialling"],
     ["redial", "greeter"],

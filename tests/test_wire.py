@@ -14,6 +14,7 @@ def test_every_value_is_what_the_protocol_says():
             "REJECT": 0x03,
             "RESUME": 0x04,
             "RESUMED": 0x05,
+            "AUTH": 0x06,
             "OPEN": 0x10,
             "DATA": 0x11,
             "FIN": 0x12,
@@ -59,6 +60,7 @@ def test_every_value_is_what_the_protocol_says():
             "SHUTDOWN": 15,
             "CLOSED": 16,
             "TIMEOUT": 17,
+            "AUTHENTICATION": 18,
         },
         "limits": {
             "min_frame_size": 16384,
@@ -78,8 +80,8 @@ def test_every_value_is_what_the_protocol_says():
 
 def test_codes_have_names():
     assert _frame.CODE_NAMES[0] == "NONE"
-    assert _frame.CODE_NAMES[17] == "TIMEOUT"
-    assert len(_frame.CODE_NAMES) == 18
+    assert _frame.CODE_NAMES[18] == "AUTHENTICATION"
+    assert len(_frame.CODE_NAMES) == 19
 
 
 def test_a_header_is_sixteen_bytes_big_endian():
