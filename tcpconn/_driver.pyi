@@ -28,6 +28,12 @@ class Driver(Engine):
         end.
         """
 
+    def drain(self, timeout: float | None = None) -> bool:
+        """Takes no new connections, and waits until those there are have ended on both sides.
+
+        Returns whether they have in time, and the peer has acknowledged all. Nothing is cut short.
+        """
+
     def close(self, timeout: float | None = None) -> bool:
         """Ends all connections, waits until the peer has what was sent, and closes the link.
 

@@ -109,6 +109,22 @@ cdef class Driver(Engine):
             raise ended_error(self)
         return self.s.round_trip / 1e9
 
+    def drain(self, timeout=None):
+        """Takes no new connections, and waits until those there are have ended on both sides.
+
+        Returns whether they have in time, and the peer has acknowledged all. Nothing is cut short.
+        """
+        if self.generation != current_generation():
+            return True
+        with nogil:
+            self.lock()
+            if self.s.phase != PHASE_CLOSED:
+                session_goaway(self.s)
+                self.dispatch()
+                self.pump(INLINE_ROUNDS)
+            self.unlock()
+        return self.wait_with_gil(NULL, WANT_DONE, 0, as_timeout(timeout)) is None
+
     def close(self, timeout=None):
         """Ends all connections, waits until the peer has what was sent, and closes the link.
 

@@ -283,6 +283,14 @@ class Multiplexer:
         self._managed = True
         self._engine.set_idle_timeout(self.options.idle_timeout)
 
+    def drain(self, timeout: float | None = None) -> bool:
+        """Takes no new connections from either side, and waits until those there are have ended.
+
+        Returns whether they have within `timeout` seconds, with all acknowledged; the link is
+        closed then. Nothing is cut short: to do that, `close` afterwards.
+        """
+        return self._engine.drain(timeout)
+
     def close(self, timeout: float | None = 5) -> None:
         """Ends all connections, and closes the link once the peer has acknowledged what was sent.
 

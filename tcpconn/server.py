@@ -177,11 +177,12 @@ class Listener:
         """Whether `close` was called."""
         return self._closed
 
-    def close(self, timeout: float | None = 5) -> None:
+    def close(self, timeout: float | None = 5, *, drain: bool = False) -> None:
         """Stops listening, and closes all links as `Multiplexer.close` does.
 
-        All of that takes `timeout` seconds at most. Whoever waits in `accept` gets
-        `ConnectionClosed`. Calling it again does nothing.
+        With `drain`, connections that are open go on until both sides have closed them; peers open
+        new ones elsewhere. All of that takes `timeout` seconds at most: then what is left is cut
+        short. Whoever waits in `accept` gets `ConnectionClosed`. Calling it again does nothing.
         """
         with self._lock:
             if self._closed:
@@ -195,9 +196,13 @@ class Listener:
         self._queue.close()
         for multiplexer in self.detached:
             multiplexer.abort()  # nobody can come back to it
+        if drain:
+            for multiplexer in self.multiplexers:
+                multiplexer.drain(0)  # all of them hear of it before one is waited for
+            for multiplexer in self.multiplexers:
+                multiplexer.drain(_left(deadline))
         for multiplexer in self.multiplexers:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            multiplexer.close(left)
+            multiplexer.close(_left(deadline))
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +219,10 @@ class Listener:
         if self._closed:
             return f"<Listener {self.address} closed>"
         return f"<Listener {self.address}, {len(self.multiplexers)} links>"
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def listen(address: Any, **options: Any) -> Listener:
@@ -277,16 +286,19 @@ class Server:
         """Waits until the server is closed (`timeout` in seconds). Whether it is."""
         return self._done.wait(timeout)
 
-    def close(self, timeout: float | None = 5) -> None:
-        """Closes the listener and its links, and waits for handlers: `timeout` seconds in all."""
+    def close(self, timeout: float | None = 5, *, drain: bool = False) -> None:
+        """Closes the listener and its links, and waits for handlers: `timeout` seconds in all.
+
+        With `drain`, handlers go on with the connections that are open: see `Listener.close`.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.listener.close(timeout)
+        self.listener.close(timeout, drain=drain)
         self._thread.join()
         with self._lock:
             handlers = list(self._handlers)
         for thread in handlers:
             if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                thread.join(_left(deadline))
 
     def __enter__(self) -> Self:
         return self

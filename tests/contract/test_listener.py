@@ -315,3 +315,57 @@ class TestServer:
             with pool.connect(server.address) as connection:
                 connection.send(b"stop")
                 assert server.wait(PATIENCE)
+
+
+class TestDrain:
+    def test_what_is_open_goes_on(self, link: str) -> None:
+        """New connections do not get in any more; those there are come to their own end."""
+        listener = tcpconn.listen(ANY, link=link)
+        with tcpconn.ConnectionPool(link=link) as pool:
+            connection = pool.connect(listener.address)
+            connection.send(b"before")
+            accepted = listener.accept(PATIENCE)
+            assert accepted.receive(PATIENCE) == b"before"
+            closing = Background(lambda: listener.close(PATIENCE, drain=True)).asleep()
+            for number in range(10):
+                connection.send(noise(100_000, number))
+                assert accepted.receive(PATIENCE) == noise(100_000, number)
+                accepted.send(b"still here")
+                assert connection.receive(PATIENCE) == b"still here"
+            multiplexer = connection.multiplexer
+            assert multiplexer is not None
+            wait_until(lambda: not multiplexer.takes_connections, "the client has not heard of it")
+            with pytest.raises(tcpconn.ConnectionClosed):
+                multiplexer.open()
+            with pytest.raises(tcpconn.ConnectError):
+                pool.connect(listener.address)
+            assert not closing.done
+            connection.send(b"last")
+            connection.close()
+            assert list(accepted) == [b"last"]
+            accepted.close()
+            closing.result()
+            assert listener.multiplexers == []
+
+    def test_no_longer_than_allowed(self, link: str) -> None:
+        listener = tcpconn.listen(ANY, link=link)
+        with tcpconn.ConnectionPool(link=link) as pool:
+            connection = pool.connect(listener.address)
+            connection.send(b"x")
+            listener.accept(PATIENCE).send(b"y")
+            assert connection.receive(PATIENCE) == b"y"
+            listener.close(0.05, drain=True)
+            with pytest.raises(tcpconn.ConnectionClosed):
+                connection.receive(PATIENCE)
+
+    def test_a_server(self, link: str) -> None:
+        server = tcpconn.serve(echo, ANY, link=link)
+        with tcpconn.ConnectionPool(link=link) as pool:
+            connection = pool.connect(server.address)
+            connection.send(b"x")
+            assert connection.receive(PATIENCE) == b"x"
+            closing = Background(lambda: server.close(PATIENCE, drain=True)).asleep()
+            connection.send(b"y")
+            assert connection.receive(PATIENCE) == b"y"
+            connection.close()
+            closing.result()

@@ -52,7 +52,7 @@ for address in (sys.argv[1], server.address):
         connection.send(b"hello")
         assert connection.receive(10) == b"hello"
         wait(connection.receive)
-        wait(lambda: [connection.send(bytes(10000)) for _ in range(10000)])
+        wait(lambda send=connection.send: [send(bytes(10000)) for _ in range(10000)])
 default = tcpconn.connect(sys.argv[1], link=link)
 default.send(b"hello")
 assert default.receive(10) == b"hello"
@@ -102,7 +102,6 @@ def test_an_exit_in_the_middle(link: str, listener: tcpconn.Listener) -> None:
         assert list(connection) == [b"last words"]
 
 
-@pytest.mark.slow  # with the stdlib link, one exit in some fifty ends with another code: open
 @pytest.mark.parametrize("again", range(3))
 def test_everything_is_left_open(again: int, link: str, echo_server: tcpconn.Server) -> None:
     """Threads wait, send and are served while the interpreter ends: it ends all the same."""
