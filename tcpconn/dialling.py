@@ -37,13 +37,13 @@ def dial(
     `TlsError`, `LinkLost` (in the midst of the TLS handshake) or `OptionError`.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    sock = dial_socket(address, timeout)
+    sock = dial_socket(address, options, timeout)
     return secure(
         sock, options, str(address), server=not client, address=address, deadline=deadline
     )
 
 
-def dial_socket(address: Address, timeout: float | None) -> socket.socket:
+def dial_socket(address: Address, options: Options, timeout: float | None) -> socket.socket:
     """A connected socket. Raises `ResolveError`, `ConnectError` or `Timeout`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     failures: list[str] = []
@@ -56,7 +56,7 @@ def dial_socket(address: Address, timeout: float | None) -> socket.socket:
         try:
             sock.settimeout(None if left is None else min(left, LONGEST_WAIT))
             sock.connect(sockaddr)
-            prepare_socket(sock)
+            prepare_socket(sock, options)
             return sock
         except OSError as error:
             sock.close()
@@ -80,8 +80,10 @@ def is_local(sock: socket.socket) -> bool:
         return False
 
 
-def prepare_socket(sock: socket.socket) -> None:
-    """Options for a link: no delay for small messages, little in the kernel before urgent ones."""
+def prepare_socket(sock: socket.socket, options: Options) -> None:
+    """Options for a link: no delay for small messages, little in the kernel before urgent ones, and
+    an end to it when the peer takes nothing for as long as it may be silent.
+    """
     if is_local(sock):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SEND_BUFFER)
@@ -90,6 +92,10 @@ def prepare_socket(sock: socket.socket) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if options.keepalive and options.keepalive_timeout and hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = min(int(options.keepalive_timeout * 1000) + 1, 0x7FFFFFFF)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)

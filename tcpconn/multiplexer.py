@@ -119,7 +119,8 @@ class Multiplexer:
         self._managed = False
         self._engine: Driver
         try:
-            prepare_socket(sock)
+            if dialled is None:
+                prepare_socket(sock, options)
             link = make_link(stream, options.link)
         except ValueError as error:
             sock.close()

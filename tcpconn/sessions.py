@@ -130,7 +130,7 @@ class Sessions:
                 PREFACE
                 + answer.signed(session.secret or b"", session.server_nonce, True).frame(True)
             )
-            prepare_socket(socket_of(sock))
+            prepare_socket(socket_of(sock), self._options)
             engine.local_address = describe(socket_of(sock).getsockname())
             link = make_link(sock, self._options.link)
         except OSError as error:

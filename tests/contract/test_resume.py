@@ -611,3 +611,18 @@ def test_a_blocking_handshake_is_the_same(link: str) -> None:
             answer = handshake.run(steps, sock, time.monotonic() + PATIENCE)
             assert answer.received <= session.stats()["sequence"]
         multiplexer_of(connection).abort()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_the_kernel_gives_up_a_peer_that_takes_nothing(link: str) -> None:
+    """After as long as it may be silent, on both sides, and on the next link too."""
+    options: dict[str, Any] = {"link": link, "keepalive_timeout": 25}
+    with tcpconn.serve(echo, ANY, **options) as server, tcpconn.ConnectionPool(**options) as pool:
+        connection = pool.connect(server.address)
+        for _ in range(2):
+            connection.send(b"x")
+            assert connection.receive(PATIENCE) == b"x"
+            for multiplexer in (multiplexer_of(connection), server.listener.multiplexers[0]):
+                sock = multiplexer.key.link.socket
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_001
+            break_link(multiplexer_of(connection))
