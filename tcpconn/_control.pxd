@@ -13,7 +13,6 @@ cdef int fail_numbers(
     State* s, uint32_t code, const char* section, const char* text, uint64_t value, uint64_t limit
 ) noexcept nogil
 
-cdef void grant_pings(State* s) noexcept nogil
 cdef void session_start(State* s) noexcept nogil
 cdef void session_limits(State* s) noexcept nogil
 cdef int check_first(State* s, const Header* header) noexcept nogil

@@ -11,7 +11,7 @@ still to be sent is handed out (`Lost`); a connection's next user is told of it 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
-from tcpconn._control cimport grant_pings, session_limits, session_start
+from tcpconn._control cimport session_limits, session_start
 from tcpconn._frame cimport assembly_drop
 from tcpconn._routes cimport (
     conn_event,
@@ -24,6 +24,9 @@ from tcpconn._sendqueue cimport queue_begun, queue_init, queue_rewind
 from tcpconn._state cimport *
 from tcpconn._table cimport Node, table_next, table_remove
 from tcpconn._wire cimport *
+
+cdef enum:
+    NEVER = 0xFFFFFFFFFFFFFFFF
 
 
 cdef void session_unlink(State* s) noexcept nogil:
@@ -62,7 +65,7 @@ cdef void session_relink(State* s, uint64_t received) noexcept nogil:
     queue_rewind(&s.queue, received)
     s.chunk_at = s.now
     s.overdue_at = 0
-    grant_pings(s)                      # the peer may ask again what was lost with the link
+    s.ping_mark = NEVER                 # the peer may ask again what was lost with the link
     s.acked = s.sequence
     s.owed_bytes = 0
     s.owed_since = 0

@@ -119,6 +119,28 @@ def test_breaks_at_random(seed: int) -> None:
     pair.check_idle()
 
 
+@pytest.mark.parametrize("asks", ["client", "server"])
+def test_an_answer_that_is_lost_is_asked_for_again_however_often(asks: str) -> None:
+    pair = Pair()
+    pair.open()
+    session = getattr(pair, asks)
+    session.ping(pair.now)
+    for _ in range(50):
+        assert [frame.type for frame in drain(session)][:1] == [wire.PING]
+        pair.cut()
+        pair.resume()
+        while pair.write(session):
+            pass
+        pair.read(pair.other(session))
+        pair.check()
+        pair.cut()
+        pair.resume()
+    pair.settle()
+    pair.cut()
+    pair.resume()
+    assert wire.PING not in [frame.type for frame in drain(session)]
+
+
 def test_what_both_have_is_not_sent_again() -> None:
     pair = Pair()
     name = pair.open()
