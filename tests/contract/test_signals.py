@@ -152,15 +152,20 @@ def test_receive_while_another_thread_reads_the_link(how: str, pair: Pair) -> No
 @pytest.mark.parametrize("how", RECEIVES)
 def test_the_reader_of_the_link_is_interrupted(how: str, pair: Pair) -> None:
     """Another thread takes over."""
-    others: list[Background[bytes]] = []
+    waiting = threading.Event()
+
+    def wait_second() -> bytes:
+        assert waiting.wait(PATIENCE)
+        return pair.client.receive(PATIENCE)
 
     def wait_first() -> None:
-        others.append(Background(lambda: pair.client.receive(PATIENCE)))
+        waiting.set()
         RECEIVES[how](pair.client)
 
+    other = Background(wait_second)
     interrupted(wait_first)
     pair.server.send(b"for the other")
-    assert others[0].result() == b"for the other"
+    assert other.result() == b"for the other"
     check(pair)
 
 
