@@ -171,6 +171,7 @@ cdef void settle(State* s) noexcept nogil:
     cdef Node* node = NULL
     cdef size_t bucket = 0
     s.phase = PHASE_OPEN
+    s.unusual = s.renewals != 0
     s.happened |= HAPPENED_OPEN
     s.heard_at = s.now
     s.theirs.max_message_size = min(s.theirs.max_message_size, s.ours.max_message_size)
@@ -199,6 +200,7 @@ cdef int told_end(
     s.fault = fault
     s.fault_is_theirs = True
     s.phase = PHASE_CLOSED
+    s.unusual = True
     s.happened |= HAPPENED_CLOSED
     return -1
 

@@ -194,6 +194,7 @@ cdef class Driver(Engine):
             if resumes:
                 session_relink(self.s, count)
             self.s.detached = False
+            self.s.unusual = self.s.phase != PHASE_OPEN or self.s.renewals != 0
             self.s.now = tc_now()
             self.s.chunk_at = self.s.now
             self.s.heard_at = self.s.now

@@ -647,6 +647,7 @@ cdef class Engine:
             return
         if s.phase != PHASE_CLOSED and not for_good and self.keeps and session_is_kept(s):
             s.detached = True
+            s.unusual = True
         else:
             state_lost(s)
             s.detached = False

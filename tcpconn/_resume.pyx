@@ -33,6 +33,7 @@ cdef void session_unlink(State* s) noexcept nogil:
     """The link is gone, and the session kept: forgets what belonged to the link alone."""
     cdef Conn* conn = s.direct
     s.detached = True
+    s.unusual = True
     s.begun = max(s.begun, queue_begun(&s.queue))
     # A chunk of which a part came will come again, whole.
     s.direct = NULL
@@ -62,6 +63,7 @@ cdef void session_relink(State* s, uint64_t received) noexcept nogil:
     cdef size_t bucket = 0
     cdef Node* node
     s.detached = False
+    s.unusual = s.renewals != 0
     queue_rewind(&s.queue, received)
     s.chunk_at = s.now
     s.overdue_at = 0
@@ -257,3 +259,4 @@ cdef void begin_again(State* s) noexcept nogil:
     s.ack_wanted = False
     s.ping_due = s.ping_token > s.ping_answered
     s.phase = PHASE_PREFACE
+    s.unusual = True

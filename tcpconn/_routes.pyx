@@ -446,6 +446,7 @@ cdef void state_fail(State* s, const Fault* fault) noexcept nogil:
         put_farewell(s, REJECT, fault.code, fault.text)
     s.fault = fault[0]
     s.phase = PHASE_CLOSED
+    s.unusual = True
     s.happened |= HAPPENED_CLOSED
 
 
@@ -455,4 +456,5 @@ cdef void state_lost(State* s) noexcept nogil:
         return
     s.fault_is_loss = True
     s.phase = PHASE_CLOSED
+    s.unusual = True
     s.happened |= HAPPENED_CLOSED

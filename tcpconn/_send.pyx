@@ -241,7 +241,7 @@ cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
     cdef uint64_t held = s.queue.bytes + s.outgoing_bytes
     if conn.stalled:
         held += conn.outgoing_bytes
-    if s.phase != PHASE_OPEN or s.detached or conn.lost != 0:
+    if s.unusual:
         if conn.lost != 0:
             return ROOM_LOST
         if s.phase == PHASE_CLOSED:

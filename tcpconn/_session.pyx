@@ -394,6 +394,7 @@ cdef class Session:
         tc_mutex_init(&s.lock)
         s.pool = self.blocks.pool
         s.client = client
+        s.unusual = True
         if table_init(&s.ids) or table_init(&s.in_routes) or table_init(&s.out_routes):
             raise MemoryError
         queue_init(&s.queue, s.pool)

@@ -149,6 +149,7 @@ cdef struct State:
     bint fault_is_loss          # no fault of anybody's: the link broke
     uint8_t[1024] told          # the text that came with it
     uint32_t told_length
+    bint unusual                # it is not just open, on a link, and never was lost
     # the link, section 12
     bint detached               # it is gone, and the session kept
     bint fails_detached         # sending does not wait for the next one
