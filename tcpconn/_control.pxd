@@ -18,4 +18,6 @@ cdef void session_limits(State* s) noexcept nogil
 cdef int check_first(State* s, const Header* header) noexcept nogil
 cdef int on_first(State* s, const Header* header, const uint8_t* payload) noexcept nogil
 cdef int take_control(State* s, const Header* header, const uint8_t* payload) noexcept nogil
+cdef bint may_refuse(State* s) noexcept nogil
+cdef int too_many_refused(State* s) noexcept nogil
 cdef int no_such_route(State* s, uint32_t route) noexcept nogil

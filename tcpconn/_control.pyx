@@ -237,10 +237,7 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
         refusal != CODE_NONE and refusal != CODE_CLOSED and not header.flags & LAST
         and not may_refuse(s)
     ):
-        return fail_numbers(
-            s, CODE_LIMIT, b"5", b"too many refused connections that the peer does not end",
-            s.refused, REFUSALS,
-        )
+        return too_many_refused(s)
     if refusal == CODE_DUPLICATE or conn is NULL:
         conn = conn_new(s, high, low)
         if conn is NULL:
@@ -268,6 +265,13 @@ cdef bint may_refuse(State* s) noexcept nogil:
         s.refusals_since = s.queue.sequence + 1
     s.refusals += 1
     return s.refused < REFUSALS and s.refusals <= REFUSALS
+
+
+cdef int too_many_refused(State* s) noexcept nogil:
+    return fail_numbers(
+        s, CODE_LIMIT, b"5", b"too many refused connections that the peer does not end", s.refused,
+        REFUSALS,
+    )
 
 
 cdef int on_fin(State* s, const Header* header) noexcept nogil:

@@ -67,7 +67,10 @@ def open_endpoint(kind: type[_Kind], engine: Engine, id: bytes, priority: int = 
     """Opens the connection named `id` (16 bytes) as an object of class `kind`. Raises why not."""
 
 def accept_endpoint(kind: type[_Kind], engine: Engine, timeout: float | None = 0) -> _Kind | None:
-    """The next connection that the peer opened, of class `kind`; None if there is none in time."""
+    """The next connection that the peer opened, of class `kind`; None if there is none in time.
+
+    Those that the option `authorize` refuses are passed over.
+    """
 
 def endpoints(engine: Engine) -> list[Endpoint]:
     """The objects that stand for connections of an engine."""

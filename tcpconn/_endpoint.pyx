@@ -19,15 +19,18 @@ from tcpconn._engine cimport (
 from tcpconn._routes cimport conn_release
 from tcpconn._send cimport ROOM_CLOSED, ROOM_ENDED, ROOM_LOST
 from tcpconn._sending cimport Sending
-from tcpconn._session cimport session_accept, session_detach, session_open
+from tcpconn._session cimport session_accept, session_detach, session_open, session_refuse
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *
 
+import logging
 import uuid
 import weakref
 
 from tcpconn import errors
+
+logger = logging.getLogger("tcpconn")
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -57,6 +60,20 @@ cdef class Endpoint(Sending):
             engine.unlock()
         if owner is not NULL:
             Py_DECREF(<object> owner)
+
+    cdef int refuse(self) except -1:
+        """The connection, just accepted, is not wanted."""
+        cdef Engine engine = self.engine
+        self.closed_here = True
+        with nogil:
+            engine.lock()
+            session_refuse(engine.s, self.conn)
+            engine.used_at = tc_now()
+            engine.leave_to_keeper()
+            engine.dispatch()
+            engine.pump(INLINE_ROUNDS)
+            engine.unlock()
+        return 0
 
     cdef int own(self) except -1:
         """Lets others find this object by its connection."""
@@ -328,8 +345,11 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
 
 
 def accept_endpoint(kind, Engine engine, timeout=0):
-    """The next connection that the peer opened, of class `kind`; None if there is none in time."""
-    cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
+    """The next connection that the peer opened, of class `kind`; None if there is none in time.
+
+    Those that the option `authorize` refuses are passed over.
+    """
+    cdef Endpoint endpoint
     cdef Conn* conn = NULL
     cdef int64_t limit = as_timeout(timeout)
     cdef uint64_t deadline = tc_now() + <uint64_t> max(limit, <int64_t> 0)
@@ -339,8 +359,11 @@ def accept_endpoint(kind, Engine engine, timeout=0):
         conn = session_accept(engine.s)
         engine.unlock()
         if conn is not NULL:
+            endpoint = <Endpoint> kind.__new__(kind)
             endpoint.engine = engine
             endpoint.conn = conn
+            if engine.session.options.authorize is not None and not is_authorized(endpoint):
+                continue
             endpoint.own()
             return endpoint
         if engine.is_over:
@@ -352,6 +375,26 @@ def accept_endpoint(kind, Engine engine, timeout=0):
         if limit > 0:
             now = tc_now()
             limit = <int64_t> (deadline - now) if now < deadline else 0
+
+
+cdef bint is_authorized(Endpoint endpoint) except -1:
+    """Asks `authorize`, without a lock; refuses what it does not want, or fails at."""
+    cdef Engine engine = endpoint.engine
+    wanted = False
+    try:
+        wanted = engine.session.options.authorize(
+            engine.peer_address, engine.peer_certificate, endpoint.id
+        )
+        if not wanted:
+            logger.info("connection %s of %s is refused", endpoint.id, engine.peer_address)
+    except Exception:
+        logger.exception(
+            "connection %s of %s is refused: authorize failed", endpoint.id, engine.peer_address
+        )
+    finally:
+        if not wanted:
+            endpoint.refuse()
+    return wanted
 
 
 def endpoints(Engine engine):

@@ -46,6 +46,10 @@ class Engine:
     @property
     def acceptor(self) -> Acceptor | None: ...
     @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
+
+    @property
     def is_over(self) -> bool:
         """Whether the session is over."""
 

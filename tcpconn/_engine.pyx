@@ -720,6 +720,15 @@ cdef class Engine:
                 timeout = <int64_t> (deadline - now) if now < deadline else 0
 
     @property
+    def peer_certificate(self):
+        """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
+        cdef Link link
+        self.lock()
+        link = self.link            # another one may be on its way
+        self.unlock()
+        return link.certificate
+
+    @property
     def is_over(self):
         return self.s.phase == PHASE_CLOSED or self.generation != _generation
 

@@ -22,6 +22,7 @@ cdef int session_open(
 ) noexcept nogil
 cdef Conn* session_accept(State* s) noexcept nogil
 cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil
+cdef void session_refuse(State* s, Conn* conn) noexcept nogil
 cdef void session_goaway(State* s) noexcept nogil
 cdef bint session_is_unused(const State* s) noexcept nogil
 cdef bint session_is_done(State* s) noexcept nogil

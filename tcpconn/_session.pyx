@@ -22,7 +22,13 @@ from tcpconn._buffer cimport (
     slab_destroy,
     slab_init,
 )
-from tcpconn._control cimport fail_numbers, session_limits, session_start
+from tcpconn._control cimport (
+    fail_numbers,
+    may_refuse,
+    session_limits,
+    session_start,
+    too_many_refused,
+)
 from tcpconn._frame cimport Hello, fault_text
 from tcpconn._leftover cimport Leftover
 from tcpconn._rate cimport rate_ready, rate_set
@@ -79,7 +85,7 @@ from tcpconn._sendqueue cimport (
 )
 from tcpconn._state cimport *
 from tcpconn._sync cimport Span, tc_mutex_destroy, tc_mutex_init, tc_mutex_lock, tc_mutex_unlock
-from tcpconn._table cimport Node, Table, table_destroy, table_init, table_next
+from tcpconn._table cimport Node, Table, table_destroy, table_init, table_next, table_remove
 from tcpconn._wire cimport *
 
 import os
@@ -110,6 +116,17 @@ cdef void attach(State* s, Conn* conn) noexcept nogil:
     if s.attached is not NULL:
         s.attached.attached_before = conn
     s.attached = conn
+
+
+cdef void leave(State* s, Conn* conn) noexcept nogil:
+    """Takes a connection out of those that somebody here has."""
+    conn.attached = False
+    if conn.attached_before is NULL:
+        s.attached = conn.attached_behind
+    else:
+        conn.attached_before.attached_behind = conn.attached_behind
+    if conn.attached_behind is not NULL:
+        conn.attached_behind.attached_before = conn.attached_before
 
 
 cdef int session_open(
@@ -176,13 +193,7 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
             # Closed before, with messages that are not cut yet.
             send_break(s, conn, <uint32_t> code)
         return
-    conn.attached = False
-    if conn.attached_before is NULL:
-        s.attached = conn.attached_behind
-    else:
-        conn.attached_before.attached_behind = conn.attached_behind
-    if conn.attached_behind is not NULL:
-        conn.attached_behind.attached_before = conn.attached_before
+    leave(s, conn)
     if s.phase == PHASE_CLOSED:
         return
     if conn.in_state == ROUTE_OPEN:
@@ -194,6 +205,31 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
         send_finish(s, conn)
     drop_unread(s, conn)
     check_over(s, conn)
+
+
+cdef void session_refuse(State* s, Conn* conn) noexcept nogil:
+    """A connection just accepted is not wanted: its OPEN is refused, section 5. It may be opened
+    anew under its UUID.
+    """
+    leave(s, conn)
+    if s.phase == PHASE_CLOSED:
+        return
+    drop_assembly(s, conn)
+    if conn.in_state != ROUTE_OPEN:
+        # The peer has ended its direction already, and only waits for the end of ours.
+        send_finish(s, conn)
+        drop_unread(s, conn)
+        return
+    if not may_refuse(s):
+        too_many_refused(s)
+        return
+    conn.bound = False
+    table_remove(&s.ids, &conn.by_id)
+    s.connections -= 1
+    s.happened |= HAPPENED_OVER
+    s.refused += 1                  # what was the UUID's reference is the refused route's
+    send_stop(s, conn, CODE_REFUSED)
+    drop_unread(s, conn)
 
 
 cdef void session_goaway(State* s) noexcept nogil:

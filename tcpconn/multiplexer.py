@@ -252,7 +252,7 @@ class Multiplexer:
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
         """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
-        return self._engine.link.certificate
+        return self._engine.peer_certificate
 
     def stats(self) -> MultiplexerStats:
         """The session's counters now. Thread-safe, never waits.

@@ -11,6 +11,7 @@ from tcpconn.errors import OptionError
 
 if TYPE_CHECKING:  # quick to load, for who uses no TLS
     from ssl import SSLContext
+    from uuid import UUID
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -147,6 +148,12 @@ class Options:
     `secrets.token_bytes(32)` makes them. It keeps strangers out; what follows is as open as without
     it, unless there is `ssl`."""
 
+    authorize: Callable[[str, dict[str, Any] | None, UUID], object] | None = None
+    """Asked about each connection that the peer opens, before it is accepted: the peer's address,
+    its certificate (see `Multiplexer.peer_certificate`) and the connection's id. What is false, or
+    an exception, refuses it. Runs in the thread that accepts, and keeps nobody else waiting but
+    those who wait for this thread. Not asked about an id that this side has opened itself."""
+
     def __post_init__(self) -> None:
         self._check_int("max_message_size", 64 * KIB, _CEILING)
         self._check_int("max_frame_size", 16 * KIB, MIB)
@@ -180,6 +187,8 @@ class Options:
             raise OptionError(f"on_disconnect={self.on_disconnect!r} is neither 'wait' nor 'fail'")
         if self.on_state is not None and not callable(self.on_state):
             raise OptionError(f"on_state={self.on_state!r} cannot be called")
+        if self.authorize is not None and not callable(self.authorize):
+            raise OptionError(f"authorize={self.authorize!r} cannot be called")
         self._check_int("max_detached", 0, 0xFFFFFFFF)
         self._check_int("max_detached_bytes", 0, _CEILING)
         self._check_seconds("busy_poll", 0.0)

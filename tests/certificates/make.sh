@@ -63,5 +63,6 @@ authority stranger-authority
 signed authority server serverAuth "$near"
 signed authority elsewhere serverAuth "DNS:elsewhere.example"
 signed authority client clientAuth
+signed authority other-client clientAuth
 signed stranger-authority stranger-server serverAuth "$near"
 signed stranger-authority stranger-client clientAuth

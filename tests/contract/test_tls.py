@@ -137,6 +137,22 @@ class TestCertificates:
             assert common_name(far.multiplexer.peer_certificate) == "tcpconn test client"
             far.abort()
 
+    def test_authorize_sees_it(self, link: str) -> None:
+        """A server may know its clients by their certificates."""
+        names = []
+
+        def authorize(address: str, certificate: dict[str, Any], id: uuid.UUID) -> bool:
+            names.append(common_name(certificate))
+            return names[-1] == "tcpconn test client"
+
+        context = with_certificate(client_context(), "client")
+        with serving(link, wants_certificates(), authorize=authorize) as server:
+            assert ask(server.address, link, context) == b"hello"
+            other = with_certificate(client_context(), "other-client")
+            with pytest.raises(tcpconn.ConnectionReset, match="refused"):
+                ask(server.address, link, other)
+        assert names == ["tcpconn test client", "tcpconn test other-client"]
+
 
 def common_name(certificate: dict[str, Any] | None) -> str:
     assert certificate is not None
