@@ -1,6 +1,6 @@
 """Blocks, the pool they come from, and slabs of small records. All of it works without the GIL."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tcpconn._sync cimport tc_mutex
 
@@ -8,6 +8,11 @@ cdef enum:
     SMALLEST_CLASS = 14         # 2**14 = 16 KiB: below that, memory is not worth keeping
     CLASSES = 7                 # up to 2**20 = 1 MiB; larger ones go back to the system at once
     SLAB_ITEMS = 64             # records that a slab takes from the system at a time
+    SLAB_KEPT = 8192            # and that it keeps when none is in use any more
+    BUDGET_UNIT = 65536
+    # What one session may get of a budget of which more than half is used: this part of the rest.
+    # So sessions that take all they can leave something for those that hold little.
+    SHARE = 8
 
 
 cdef struct Block:
@@ -32,16 +37,30 @@ cdef struct Pool:
     size_t max_free_bytes       # most that is kept for reuse
     size_t allocated_bytes
     size_t free_bytes
+    size_t base_bytes           # of those, what every session has anyway: no budget counts it
+    size_t charged_bytes        # what sessions hold elsewhere, and budgets count too
+    int32_t used_units          # atomic; what budgets count, in units of BUDGET_UNIT
     uint64_t acquired
     uint64_t reused
     uint64_t refused
     int32_t references          # atomic: the owner's, and one for each block in use
 
 
+cdef struct Claim:              # of a session, on a budget that it shares with all of its pool
+    uint64_t held               # what it has
+    uint64_t budget             # for all of them
+
+
 cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil
 cdef void pool_release(Pool* pool) noexcept nogil
-cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil
-cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogil
+cdef Block* block_acquire(Pool* pool, size_t capacity, const Claim* claim) noexcept nogil
+cdef Block* block_grow(
+    Block* block, size_t used, size_t capacity, const Claim* claim
+) noexcept nogil
+cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil
+cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil
+cdef void pool_charge(Pool* pool, int64_t more) noexcept nogil
+cdef void pool_base(Pool* pool, int64_t more) noexcept nogil
 cdef void block_release(Block* block) noexcept nogil
 
 
@@ -52,8 +71,9 @@ cdef struct SlabItem:
 cdef struct Slab:
     size_t item_size
     SlabItem* free
-    SlabItem* chunks            # what to give back to the system at the end
+    SlabItem* chunks            # what to give back to the system in the end
     size_t in_use
+    size_t allocated            # records that it has memory for
 
 
 cdef void slab_init(Slab* slab, size_t item_size) noexcept nogil

@@ -12,6 +12,7 @@ DEFAULT_MAX_FREE_BYTES: int
 class _PoolStats(TypedDict):
     max_bytes: int
     allocated_bytes: int
+    counted_bytes: int
     free_bytes: int
     acquired: int
     reused: int
@@ -29,7 +30,7 @@ class BlockPool:
         """A `Lease` on `size` bytes of a block, uninitialised. `MemoryError` past the bound."""
 
     def stats(self) -> _PoolStats:
-        """Bytes allocated, free and allowed; blocks acquired, reused, refused."""
+        """Bytes allocated, free, allowed, counted by budgets; blocks acquired, reused, refused."""
 
 def block_pool() -> BlockPool:
     """The process's block pool, from which all sessions take their memory."""

@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memmove
 
 from tcpconn._sync cimport (
     tc_atomic_add,
+    tc_atomic_get,
     tc_mutex_destroy,
     tc_mutex_init,
     tc_mutex_lock,
@@ -29,8 +30,8 @@ cdef enum:
 
 cdef size_t MOST_BYTES = <size_t> -1 >> 2   # room for what stands before a block, in any sum
 
-DEFAULT_MAX_BYTES = 1 << 30
-"""Bytes that the process's pool may have allocated at once: the receive memory of one process."""
+DEFAULT_MAX_BYTES = MOST_BYTES
+"""Bytes that a pool may have allocated at once. Sessions keep to a budget of their own, below."""
 
 DEFAULT_MAX_FREE_BYTES = 32 << 20
 """Bytes kept for reuse. Enough for two 16 MiB windows; what is over goes back to the system."""
@@ -82,13 +83,69 @@ cdef inline void place_data(Block* block) noexcept nogil:
     block.data = <uint8_t*> ((start + ALIGNMENT - 1) & ~<uintptr_t> (ALIGNMENT - 1))
 
 
-cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil:
-    """A block of at least `capacity` bytes, referenced once; NULL: none to be had in the bound."""
+# Budgets: what all sessions of a pool hold is counted together
+
+cdef inline size_t counted(const Pool* pool) noexcept nogil:
+    return pool.allocated_bytes - pool.free_bytes - pool.base_bytes + pool.charged_bytes
+
+
+cdef inline bint fits(const Pool* pool, size_t more, const Claim* claim) noexcept nogil:
+    cdef uint64_t used = counted(pool)
+    if used + more <= claim.budget // 2:
+        return True
+    return used < claim.budget and claim.held + more <= (claim.budget - used) // SHARE
+
+
+cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
+    """Whether a session may have `more` now."""
+    cdef bint answer
+    tc_mutex_lock(&pool.lock)
+    answer = fits(pool, more, claim)
+    tc_mutex_unlock(&pool.lock)
+    return answer
+
+
+cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil:
+    """Whether it is time to be sparing: half of it is used. Takes no lock."""
+    return <uint64_t> tc_atomic_get(&pool.used_units) * BUDGET_UNIT > budget // 2
+
+
+cdef inline void unlock_counted(Pool* pool) noexcept nogil:
+    """Releases the lock after a change that budgets count."""
+    cdef int32_t units = <int32_t> min(counted(pool) // BUDGET_UNIT, <size_t> 0x7FFFFFFF)
+    if units != pool.used_units:
+        tc_atomic_add(&pool.used_units, units - pool.used_units)
+    tc_mutex_unlock(&pool.lock)
+
+
+cdef void pool_charge(Pool* pool, int64_t more) noexcept nogil:
+    """Counts what a session holds in other memory than blocks; negative: holds no more."""
+    tc_mutex_lock(&pool.lock)
+    pool.charged_bytes += <size_t> more
+    unlock_counted(pool)
+
+
+cdef void pool_base(Pool* pool, int64_t more) noexcept nogil:
+    """Leaves blocks out of the count."""
+    tc_mutex_lock(&pool.lock)
+    pool.base_bytes += <size_t> more
+    unlock_counted(pool)
+
+
+cdef Block* block_acquire(Pool* pool, size_t capacity, const Claim* claim) noexcept nogil:
+    """A block of at least `capacity` bytes, referenced once; NULL: none to be had.
+
+    `claim` bounds it by a budget; NULL: only the pool's own bound does.
+    """
     cdef int index = class_of(capacity)
     cdef Block* block = NULL
     if index >= 0:
         capacity = <size_t> 1 << (SMALLEST_CLASS + index)
     tc_mutex_lock(&pool.lock)
+    if claim is not NULL and not fits(pool, capacity, claim):
+        pool.refused += 1
+        tc_mutex_unlock(&pool.lock)
+        return NULL
     if index >= 0 and pool.free[index] is not NULL:
         block = pool.free[index]
         pool.free[index] = block.next
@@ -104,13 +161,13 @@ cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil:
             return NULL
         pool.allocated_bytes += capacity
         pool.acquired += 1
-    tc_mutex_unlock(&pool.lock)
+    unlock_counted(pool)
     if block is NULL:
         block = <Block*> PyMem_RawMalloc(sizeof(Block) + ALIGNMENT + capacity)
         if block is NULL:
             tc_mutex_lock(&pool.lock)
             pool.allocated_bytes -= capacity
-            tc_mutex_unlock(&pool.lock)
+            unlock_counted(pool)
             return NULL
         block.pool = pool
         block.capacity = capacity
@@ -127,14 +184,16 @@ cdef Block* block_acquire(Pool* pool, size_t capacity) noexcept nogil:
     return block
 
 
-cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogil:
+cdef Block* block_grow(
+    Block* block, size_t used, size_t capacity, const Claim* claim
+) noexcept nogil:
     """Moves the first `used` bytes to a block of `capacity`, and drops the old one.
 
     Only for a block with no other user. On failure NULL, and the old block stays as it was.
     """
     cdef Block* larger
     cdef size_t offset
-    if block.size_class < 0 and reserve(block.pool, capacity - block.capacity):
+    if block.size_class < 0 and reserve(block.pool, capacity - block.capacity, claim):
         # The system moves memory of this size by its page tables: nothing is copied.
         offset = <size_t> (block.data - <uint8_t*> block)
         larger = <Block*> PyMem_RawRealloc(block, sizeof(Block) + ALIGNMENT + capacity)
@@ -146,7 +205,7 @@ cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogi
         if larger.data != <uint8_t*> larger + offset:
             memmove(larger.data, <uint8_t*> larger + offset, used)
         return larger
-    larger = block_acquire(block.pool, capacity)
+    larger = block_acquire(block.pool, capacity, claim)
     if larger is NULL:
         return NULL
     memcpy(larger.data, block.data, used)
@@ -154,21 +213,22 @@ cdef Block* block_grow(Block* block, size_t used, size_t capacity) noexcept nogi
     return larger
 
 
-cdef bint reserve(Pool* pool, size_t more) noexcept nogil:
-    """Counts memory that is about to be allocated. False: it would pass the bound."""
+cdef bint reserve(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
+    """Counts memory that is about to be allocated. False: it would pass a bound."""
     cdef bint allowed
     tc_mutex_lock(&pool.lock)
     allowed = more <= pool.max_bytes - pool.allocated_bytes
+    allowed = allowed and (claim is NULL or fits(pool, more, claim))
     if allowed:
         pool.allocated_bytes += more
-    tc_mutex_unlock(&pool.lock)
+    unlock_counted(pool)
     return allowed
 
 
 cdef void unreserve(Pool* pool, size_t less) noexcept nogil:
     tc_mutex_lock(&pool.lock)
     pool.allocated_bytes -= less
-    tc_mutex_unlock(&pool.lock)
+    unlock_counted(pool)
 
 
 cdef void block_release(Block* block) noexcept nogil:
@@ -186,7 +246,7 @@ cdef void block_release(Block* block) noexcept nogil:
         block = NULL
     else:
         pool.allocated_bytes -= capacity
-    tc_mutex_unlock(&pool.lock)
+    unlock_counted(pool)
     if block is not NULL:
         PyMem_RawFree(block)
     pool_release(pool)
@@ -199,6 +259,7 @@ cdef void slab_init(Slab* slab, size_t item_size) noexcept nogil:
     slab.free = NULL
     slab.chunks = NULL
     slab.in_use = 0
+    slab.allocated = 0
 
 
 cdef void* slab_take(Slab* slab) noexcept nogil:
@@ -212,6 +273,7 @@ cdef void* slab_take(Slab* slab) noexcept nogil:
             return NULL
         chunk.next = slab.chunks
         slab.chunks = chunk
+        slab.allocated += SLAB_ITEMS
         at = <char*> chunk + ALIGNMENT
         for _ in range(SLAB_ITEMS):
             item = <SlabItem*> at
@@ -228,6 +290,8 @@ cdef void slab_give(Slab* slab, void* item) noexcept nogil:
     (<SlabItem*> item).next = slab.free
     slab.free = <SlabItem*> item
     slab.in_use -= 1
+    if slab.in_use == 0 and slab.allocated > SLAB_KEPT:
+        slab_destroy(slab)
 
 
 cdef void slab_destroy(Slab* slab) noexcept nogil:
@@ -237,6 +301,7 @@ cdef void slab_destroy(Slab* slab) noexcept nogil:
         slab.chunks = chunk.next
         PyMem_RawFree(chunk)
     slab.free = NULL
+    slab.allocated = 0
 
 
 # What Python sees
@@ -263,7 +328,7 @@ cdef class BlockPool:
 
     def acquire(self, size_t size):
         """A `Lease` on `size` bytes of a block, uninitialised; `MemoryError` over the bound."""
-        cdef Block* block = block_acquire(self.pool, size)
+        cdef Block* block = block_acquire(self.pool, size, NULL)
         cdef Lease lease
         if block is NULL:
             raise MemoryError(
@@ -276,7 +341,9 @@ cdef class BlockPool:
         return lease
 
     def stats(self):
-        """Counters, a dict: bytes allocated, free and allowed; blocks acquired, reused, refused."""
+        """Counters, a dict: bytes allocated, free, allowed and counted by sessions' budgets; blocks
+        acquired, reused, refused.
+        """
         tc_mutex_lock(&self.pool.lock)
         try:
             return {
@@ -285,6 +352,7 @@ cdef class BlockPool:
                 "free_bytes": self.pool.free_bytes,
                 "acquired": self.pool.acquired,
                 "reused": self.pool.reused,
+                "counted_bytes": counted(self.pool),
                 "refused": self.pool.refused,
             }
         finally:

@@ -6,6 +6,7 @@ allow. What a peer does wrong becomes the session's fault: then they return -1, 
 
 from libc.string cimport memcmp, memcpy
 
+from tcpconn._buffer cimport Claim, pool_allows
 from tcpconn._frame cimport (
     Fault,
     Header,
@@ -18,6 +19,7 @@ from tcpconn._frame cimport (
 )
 from tcpconn._routes cimport (
     accept_push,
+    claim_of,
     conn_bind,
     conn_by_in_route,
     conn_by_out_route,
@@ -28,6 +30,7 @@ from tcpconn._routes cimport (
     in_route_ended,
     in_route_opened,
     session_room_came,
+    settle_charge,
     state_fail,
 )
 from tcpconn._rate cimport rate_set, rate_take
@@ -232,6 +235,8 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
             refusal = CODE_LIMIT
         elif s.goaway_sent:
             refusal = CODE_REFUSED
+        elif s.connections + s.refused >= FEW_CONNECTIONS and not may_hold_another(s):
+            refusal = CODE_LIMIT
     # Those that were closed here are no more than we have opened.
     if (
         refusal != CODE_NONE and refusal != CODE_CLOSED and not header.flags & LAST
@@ -255,7 +260,22 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
         in_route_ended(s, conn)
     elif refusal != CODE_NONE:
         send_stop(s, conn, refusal)
+        answered(s)
     return 0
+
+
+cdef inline void answered(State* s) noexcept nogil:
+    """The peer has caused a frame of ours."""
+    s.answers += 1
+    s.answers_end = s.written + s.queue.unwritten
+
+
+cdef bint may_hold_another(State* s) noexcept nogil:
+    """Whether there is memory for one more connection."""
+    cdef Claim claim
+    settle_charge(s)
+    claim = claim_of(s)
+    return pool_allows(s.pool, CONNECTION_BYTES, &claim)
 
 
 cdef bint may_refuse(State* s) noexcept nogil:
@@ -334,6 +354,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
         )
         conn.finishing = False
         send_reset(s, conn, CODE_CLOSED)
+        answered(s)
     if refused:
         conn.in_code = known_code(code)
         in_route_ended(s, conn)
@@ -371,6 +392,7 @@ cdef int on_ack(State* s, uint64_t sequence) noexcept nogil:
         )
     if sequence > s.queue.acked:
         queue_ack(&s.queue, sequence)
+        settle_charge(s)
         s.happened |= HAPPENED_ACK
         if s.resets_due > 0:
             send_due_resets(s)

@@ -272,6 +272,8 @@ cdef class Engine:
                 self.broken = True
             if self.others > 0:
                 self.wake_others()
+            if s.paused and s.answers == 0:
+                self.due |= DUE_LOOK    # it may have been for what is written now
             if self.blocked or self.broken or self.down:
                 break
         self.writing = False
@@ -414,6 +416,8 @@ cdef class Engine:
         A sender held back by the link needs only that a writer, who is at work, goes on: reading in
         its stead would cost it a thread switch for every batch.
         """
+        if self.s.paused:
+            return False                # the keeper looks whether it can go on
         return (
             waiter.wanted != WANT_ROOM or self.blocked
             or send_room(self.s, waiter.conn, waiter.amount) != WAIT_LINK
@@ -421,15 +425,19 @@ cdef class Engine:
 
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
         """Reads, or sleeps until somebody wakes this waiter; something may have changed then."""
+        cdef int outcome
         if self.down:
             if waiter.reader:
                 self.leave_role(waiter)
             return self.park(waiter, deadline)
         if not waiter.reader and self.reading == NOBODY and self.needs_reader(waiter):
             self.take_role(waiter)
-        if waiter.reader:
-            return self.read_pass(deadline)
-        return self.park(waiter, deadline)
+        if not waiter.reader:
+            return self.park(waiter, deadline)
+        outcome = self.read_pass(deadline)
+        if self.s.paused:
+            self.leave_role(waiter)
+        return outcome
 
     cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
         cdef long long microseconds = -1
@@ -546,7 +554,9 @@ cdef class Engine:
                 PyThread_release_lock(waiter.parker)
                 return
             waiter = waiter.next
-        if self.blocked:
+        if self.s.paused:
+            self.owned = True
+        if self.blocked or self.s.paused:
             self.due |= DUE_LOOK
 
     cdef void leave_to_keeper(self) noexcept nogil:
@@ -569,12 +579,12 @@ cdef class Engine:
             return WAITED_READY
         if wants_write(self.s) and not self.writing:
             self.pump(INLINE_ROUNDS)    # what the peer may be waiting for
-        if not self.drained and self.read_once():
+        if not self.drained and self.read_once() or self.s.paused:
             return WAITED_READY
         if self.busy_poll_ns > 0:
             until = tc_now() + self.busy_poll_ns
             while True:
-                if self.read_once():
+                if self.read_once() or self.s.paused:
                     return WAITED_READY
                 self.unlock()
                 self.link.give_way()
@@ -609,7 +619,8 @@ cdef class Engine:
     cdef bint read_once(self) noexcept nogil:
         """Takes in what is there, and tells everybody. The caller has the reader's role.
 
-        False when there was nothing. Afterwards, `drained` says whether there can be more.
+        False when there was nothing, or nothing may be taken now. Afterwards, `drained` says
+        whether there can be more.
         """
         cdef State* s = self.s
         cdef Span[2] spans
@@ -619,15 +630,15 @@ cdef class Engine:
         cdef Py_ssize_t result
         if count == 0 or self.down:
             self.dispatch()
-            return True
+            return not s.paused
         for index in range(count):
             asked += spans[index].length
         self.unlock()
         result = self.link.read(spans, count)
         self.lock()
         if result > 0:
-            self.drained = <size_t> result < asked
             received(s, <size_t> result, tc_now())
+            self.drained = <size_t> result < asked and not s.paused
         elif result == OUTCOME_AGAIN:
             self.drained = True
             return False

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from tcpconn._buffer cimport Block, Pool
+from tcpconn._buffer cimport Block, Claim, Pool
 from tcpconn._wire cimport SECRET_SIZE
 
 
@@ -72,8 +72,9 @@ cdef int check_tags(const uint8_t* p, size_t length, Fault* fault) noexcept nogi
 cdef uint64_t message_cost(uint64_t size, uint64_t chunk) noexcept nogil
 
 cdef int assembly_begin(
-    Assembly* assembly, Pool* pool, uint64_t total, uint8_t* in_place, uint64_t in_place_size
+    Assembly* assembly, Pool* pool, uint64_t total, uint64_t chunk, uint8_t* in_place,
+    uint64_t in_place_size, const Claim* claim
 ) noexcept nogil
-cdef int assembly_reserve(Assembly* assembly, uint64_t chunk) noexcept nogil
+cdef int assembly_reserve(Assembly* assembly, uint64_t chunk, const Claim* claim) noexcept nogil
 cdef int assembly_move_out(Assembly* assembly, Pool* pool, uint64_t used) noexcept nogil
 cdef void assembly_drop(Assembly* assembly) noexcept nogil

@@ -8,12 +8,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memcmp, memcpy, memset
 
-from tcpconn._buffer cimport block_acquire, block_grow, block_release
+from tcpconn._buffer cimport block_acquire, block_grow, block_release, pool_is_tight
 from tcpconn._wire cimport *
 
 cdef enum:
-    # Bytes of a message for which memory is taken at once; more only as they arrive, so that a
-    # declared size costs its sender something.
+    # Bytes of a message for which memory is taken at once, while there is plenty; more only as they
+    # arrive, so that a declared size costs its sender something.
     EAGER_ASSEMBLY = 1048576
 
 PREFACE = b"TCPCONN\x01"
@@ -344,12 +344,14 @@ cdef uint64_t message_cost(uint64_t size, uint64_t chunk) noexcept nogil:
 
 
 cdef int assembly_begin(
-    Assembly* assembly, Pool* pool, uint64_t total, uint8_t* in_place, uint64_t in_place_size
+    Assembly* assembly, Pool* pool, uint64_t total, uint64_t chunk, uint8_t* in_place,
+    uint64_t in_place_size, const Claim* claim
 ) noexcept nogil:
     """Starts a message of `total` bytes, in the receiver's own buffer if it fits there.
 
-    Returns a code: CODE_INTERNAL when there is no memory.
+    There is room for a first chunk of `chunk` bytes then. -1 when there is no memory.
     """
+    cdef uint64_t eager = EAGER_ASSEMBLY
     assembly.total = total
     assembly.filled = 0
     assembly.block = NULL
@@ -359,17 +361,22 @@ cdef int assembly_begin(
         assembly.capacity = total
     else:
         assembly.in_place = False
-        assembly.block = block_acquire(pool, <size_t> min(total, <uint64_t> EAGER_ASSEMBLY))
+        if pool_is_tight(pool, claim.budget):
+            eager = chunk
+        assembly.block = block_acquire(pool, <size_t> min(total, max(eager, chunk)), claim)
         if assembly.block is NULL:
-            return CODE_INTERNAL
+            return -1
         assembly.data = assembly.block.data
         assembly.capacity = assembly.block.capacity
     assembly.active = True
     return 0
 
 
-cdef int assembly_reserve(Assembly* assembly, uint64_t chunk) noexcept nogil:
-    """Makes room for `chunk` bytes behind those filled, which the total is known to allow."""
+cdef int assembly_reserve(Assembly* assembly, uint64_t chunk, const Claim* claim) noexcept nogil:
+    """Makes room for `chunk` bytes behind those filled, which the total is known to allow.
+
+    -1 when there is no memory: nothing has changed then.
+    """
     cdef uint64_t needed = assembly.filled + chunk
     cdef Block* larger
     if needed <= assembly.capacity:
@@ -378,9 +385,10 @@ cdef int assembly_reserve(Assembly* assembly, uint64_t chunk) noexcept nogil:
         assembly.block,
         <size_t> assembly.filled,
         <size_t> min(assembly.total, max(needed, 2 * assembly.capacity)),
+        claim,
     )
     if larger is NULL:
-        return CODE_INTERNAL
+        return -1
     assembly.block = larger
     assembly.data = larger.data
     assembly.capacity = larger.capacity
@@ -389,9 +397,9 @@ cdef int assembly_reserve(Assembly* assembly, uint64_t chunk) noexcept nogil:
 
 cdef int assembly_move_out(Assembly* assembly, Pool* pool, uint64_t used) noexcept nogil:
     """Moves a message out of the receiver's own buffer, of which `used` bytes are filled."""
-    cdef Block* block = block_acquire(pool, <size_t> assembly.total)
+    cdef Block* block = block_acquire(pool, <size_t> assembly.total, NULL)
     if block is NULL:
-        return CODE_INTERNAL
+        return -1
     memcpy(block.data, assembly.data, used)
     assembly.block = block
     assembly.data = block.data

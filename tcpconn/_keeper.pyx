@@ -63,6 +63,7 @@ cdef enum:
     # How long a link is left alone after its reader left, before the keeper takes it over: longer
     # than whoever works in request and reply stays away.
     TAKE_OVER_NS = 5000000
+    PAUSE_NS = 5000000          # how often a session that waits for memory is looked at
     KEEPER_READS = 16           # reads of one link before another's turn comes
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     SUSPICION_NS = 500000000    # how long a silent peer has, after that was noticed, to be heard
@@ -85,12 +86,11 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     engine.lock()
     if events & READY_WRITE:
         engine.blocked = False
-    if events & READY_READ and engine.reading == NOBODY and not engine.down:
+    if (events & READY_READ or s.paused) and engine.reading == NOBODY and not engine.down:
         engine.reading = KEEPER
         engine.drained = False
         for _ in range(KEEPER_READS):
-            engine.read_once()
-            if engine.drained or engine.down:
+            if not engine.read_once() or engine.drained or engine.down:
                 break
         engine.reading = NOBODY
         engine.pass_role()
@@ -144,6 +144,8 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
             engine.owned = True
         else:
             next_at = now + TAKE_OVER_NS
+    if s.paused:
+        next_at = now + PAUSE_NS
     at = session_deadline(s)
     if at != 0 and (next_at == 0 or at < next_at):
         next_at = at
@@ -164,7 +166,7 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     if at != 0 and (next_at == 0 or at < next_at):
         next_at = at
     engine.want = 0
-    if engine.owned and engine.reading != USER:
+    if engine.owned and engine.reading != USER and not s.paused:
         engine.want |= READY_READ     # one who polls is done in a moment, and tells nobody
     if engine.blocked and engine.reading != USER:
         engine.want |= READY_WRITE

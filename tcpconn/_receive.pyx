@@ -11,9 +11,17 @@ Nothing here raises: what a peer does wrong becomes the session's fault, PROTOCO
 """
 
 from cpython.mem cimport PyMem_RawMalloc
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memmove
 
-from tcpconn._buffer cimport Block, block_acquire, block_release, slab_take
+from tcpconn._buffer cimport (
+    Block,
+    Claim,
+    block_acquire,
+    block_release,
+    pool_base,
+    slab_take,
+)
 from tcpconn._control cimport (
     check_first,
     fail,
@@ -37,12 +45,14 @@ from tcpconn._frame cimport (
     load_header,
 )
 from tcpconn._routes cimport (
+    claim_of,
     conn_by_in_route,
     conn_event,
     credit_list,
     credit_release,
     drop_assembly,
     leave_block,
+    settle_charge,
     unlink_from_block,
 )
 from tcpconn._state cimport *
@@ -119,14 +129,19 @@ cdef bint move_out(State* s, Message* message) noexcept nogil:
     message.kind = MESSAGE_RAW
     message.block = NULL
     message.data = data
+    s.moved_bytes += message.length
     leave_block(s, block, message.length)
     return True
 
 
 cdef int make_room(State* s, size_t needed) noexcept nogil:
-    """Room for `needed` bytes (at most RECEIVE_BLOCK) in a piece, from the first not looked at."""
+    """Room for `needed` bytes (at most RECEIVE_BLOCK) in a piece, from the first not looked at.
+
+    -1: not now; the session pauses.
+    """
     cdef Block* block = s.block
     cdef size_t held = s.block_end - s.block_start
+    cdef Claim claim
     if block is not NULL:
         if held == 0 and not in_use(block):
             s.block_start = 0
@@ -141,9 +156,18 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
             s.block_start = 0
             s.block_end = held
             return 0
-    block = block_acquire(s.pool, RECEIVE_BLOCK)
     if block is NULL:
-        return fail_with(s, CODE_INTERNAL, b"10", b"no memory to receive into")
+        # The first one every session has; those that are in use beside it, it must be allowed.
+        block = block_acquire(s.pool, RECEIVE_BLOCK, NULL)
+        if block is not NULL:
+            pool_base(s.pool, <int64_t> block.capacity)
+    else:
+        settle_charge(s)
+        claim = claim_of(s)
+        block = block_acquire(s.pool, RECEIVE_BLOCK, &claim)
+    if block is NULL:
+        s.paused = True
+        return -1
     if s.block is not NULL:
         memcpy(block.data, s.block.data + s.block_start, held)
         retire(s, s.block)
@@ -154,10 +178,13 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
 
 
 cdef int targets(State* s, Span* spans) noexcept nogil:
-    """Where the next read should put what comes: up to two spans. 0: read no more."""
+    """Where the next read should put what comes: up to two spans. 0: read no more, or not now."""
     cdef int count = 0
     cdef size_t room
-    if s.phase == PHASE_CLOSED or make_room(s, LEAST_READ):
+    if s.paused:
+        s.paused = False
+        take_frames(s)
+    if s.phase == PHASE_CLOSED or s.paused or make_room(s, LEAST_READ):
         return 0
     room = s.block.capacity - s.block_end
     if s.direct is not NULL:
@@ -188,9 +215,17 @@ cdef void received(State* s, size_t count, uint64_t now) noexcept nogil:
     s.block_end += count
     if s.phase == PHASE_PREFACE:
         take_preface(s)
+    take_frames(s)
+
+
+cdef void take_frames(State* s) noexcept nogil:
+    """Looks at what came, as far as it is whole, and as there is room for what comes of it."""
     while s.phase == PHASE_OPEN or s.phase == PHASE_HELLO:
+        if s.answers >= s.max_answers:
+            s.paused = True
+            return
         if take_frame(s) <= 0:
-            break
+            return
 
 
 # Frames
@@ -307,8 +342,11 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     wanted = check_data(s, header, at, total_field, &conn)
     if wanted < 0:
         return -1
-    s.frames_received += 1
     size = header.length - total_field
+    if wanted > 0 and not (whole and header.flags & FIRST and last):
+        if room_for_chunk(s, conn, load_total(at) if total_field else size, size):
+            return -1
+    s.frames_received += 1
     if wanted == 0:
         # Nobody reads it, but it counts.
         count_data(s, conn, size)
@@ -319,18 +357,6 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     if whole and header.flags & FIRST and last:
         s.block_start += HEADER_SIZE + header.length
         return keep_in_block(s, conn, at, header.length)
-    if not conn.assembly.active:
-        if assembly_begin(
-            &conn.assembly, s.pool, load_total(at) if total_field else size,
-            posted_for(s, conn), s.posted_size,
-        ):
-            return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
-        s.expected += conn.assembly.total
-        s.assemblies += 1
-    s.chunk_at = s.now
-    s.overdue_at = 0
-    if assembly_reserve(&conn.assembly, size):
-        return fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
     at += total_field
     here = min(size, <uint64_t> (held - HEADER_SIZE - total_field))
     memcpy(conn.assembly.data + conn.assembly.filled, at, <size_t> here)
@@ -343,6 +369,31 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     if here == size:
         end_direct(s)
         return 1
+    return 0
+
+
+cdef int room_for_chunk(State* s, Conn* conn, uint64_t total, uint64_t size) noexcept nogil:
+    """Memory for a chunk of `size` bytes that may be the first of its message. -1: not now."""
+    cdef bint begins = not conn.assembly.active
+    cdef uint64_t before = 0
+    cdef Claim claim = claim_of(s)
+    if begins:
+        if assembly_begin(
+            &conn.assembly, s.pool, total, size, posted_for(s, conn), s.posted_size, &claim
+        ):
+            s.paused = True
+            return -1
+        s.expected += total
+        s.assemblies += 1
+    elif not conn.assembly.in_place:
+        before = conn.assembly.block.capacity
+        if assembly_reserve(&conn.assembly, size, &claim):
+            s.paused = True
+            return -1
+    if not conn.assembly.in_place:
+        s.own_bytes += conn.assembly.block.capacity - before
+    s.chunk_at = s.now
+    s.overdue_at = 0
     return 0
 
 
@@ -540,3 +591,5 @@ cdef void unpost(State* s) noexcept nogil:
             used += s.direct_done
         if assembly_move_out(&conn.assembly, s.pool, used):
             fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
+        else:
+            s.own_bytes += conn.assembly.block.capacity

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from tcpconn._buffer cimport Block
+from tcpconn._buffer cimport Block, Claim
 from tcpconn._frame cimport Fault
 from tcpconn._state cimport Conn, Message, Outgoing, State
 
@@ -25,6 +25,8 @@ cdef void accept_remove(State* s, Conn* conn) noexcept nogil
 cdef void leave_block(State* s, Block* block, uint64_t length) noexcept nogil
 cdef void unlink_from_block(Message* message) noexcept nogil
 cdef void message_free(State* s, Message* message) noexcept nogil
+cdef Claim claim_of(State* s) noexcept nogil
+cdef void settle_charge(State* s) noexcept nogil
 cdef void credit_list(State* s, Conn* conn) noexcept nogil
 cdef void reader_starves(State* s, Conn* conn) noexcept nogil
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil

@@ -6,7 +6,14 @@ stands for it. Every function here is called with the session's lock held.
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
-from tcpconn._buffer cimport Block, block_release, slab_give
+from tcpconn._buffer cimport (
+    Block,
+    Claim,
+    block_release,
+    pool_charge,
+    pool_is_tight,
+    slab_give,
+)
 from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
 from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
 from tcpconn._sendqueue cimport outgoing_free
@@ -177,6 +184,7 @@ cdef void check_over(State* s, Conn* conn) noexcept nogil:
         if conn.in_state == ROUTE_ENDED and conn.out_state == ROUTE_IDLE and not conn.attached:
             conn.out_state = ROUTE_ENDED
             s.refused -= 1
+            settle_charge(s)
             conn_release(s, conn)
         return
     if not over:
@@ -184,6 +192,7 @@ cdef void check_over(State* s, Conn* conn) noexcept nogil:
     conn.bound = False
     table_remove(&s.ids, &conn.by_id)
     s.connections -= 1
+    settle_charge(s)
     s.happened |= HAPPENED_OVER
     conn_release(s, conn)
 
@@ -219,7 +228,27 @@ cdef void accept_remove(State* s, Conn* conn) noexcept nogil:
     conn.accepted = True
 
 
-# What is unread, and the credit it holds
+# What is unread, and the memory and the credit it holds
+
+cdef Claim claim_of(State* s) noexcept nogil:
+    """What the session holds, beyond the receive block that every session has."""
+    cdef Claim claim
+    claim.held = s.own_bytes + s.retired_bytes + s.charged
+    claim.budget = s.memory
+    return claim
+
+
+cdef void settle_charge(State* s) noexcept nogil:
+    """Tells the pool what is held in other memory than its blocks, if that has changed by much."""
+    cdef uint64_t now = (
+        s.moved_bytes + s.messages.allocated * sizeof(Message)
+        + <uint64_t> CONNECTION_BYTES * s.connections + sizeof(Conn) * s.refused
+        + s.outgoing_bytes + s.stalled_bytes + s.queue.referenced
+    )
+    if now >= s.charged + CHARGE_STEP or now + CHARGE_STEP <= s.charged:
+        pool_charge(s.pool, <int64_t> (now - s.charged))
+        s.charged = now
+
 
 cdef void leave_block(State* s, Block* block, uint64_t length) noexcept nogil:
     """A message of this length, already out of the block's list, needs the block no more."""
@@ -260,8 +289,10 @@ cdef void message_free(State* s, Message* message) noexcept nogil:
         unlink_from_block(message)
         leave_block(s, block, message.length)
     elif message.kind == MESSAGE_OWN:
+        s.own_bytes -= block.capacity
         block_release(block)
     elif message.kind == MESSAGE_RAW:
+        s.moved_bytes -= message.length
         PyMem_RawFree(message.data)
     slab_give(&s.messages, message)
 
@@ -276,8 +307,11 @@ cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
         target - s.receive_limit >= s.ours.session_credit // 8
         or s.receive_limit - s.receive_used < largest
     ):
-        s.receive_limit = target
-        s.session_credit_due = True
+        if pool_is_tight(s.pool, s.memory):
+            target = min(target, s.receive_used + largest)  # no more than section 7 promises
+        if target > s.receive_limit:
+            s.receive_limit = target
+            s.session_credit_due = True
     # A sender must be able to start a message of the largest size.
     if s.session_credit_due and s.told_limit - s.receive_used < max(
         largest, s.ours.session_credit // 4
@@ -289,7 +323,10 @@ cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil:
     target = conn.released + conn.window
     if target > conn.receive_limit and target - conn.receive_limit >= conn.window // 2:
         # Each grant costs both sides a wake-up: the window grows with the rate at which it is used.
-        if s.now - conn.granted_at < GRANT_NS and conn.window < s.max_route_credit:
+        if (
+            s.now - conn.granted_at < GRANT_NS and conn.window < s.max_route_credit
+            and not pool_is_tight(s.pool, s.memory)
+        ):
             conn.window = min(2 * conn.window, s.max_route_credit)
             target = conn.released + conn.window
         conn.granted_at = s.now
@@ -313,7 +350,7 @@ cdef void reader_starves(State* s, Conn* conn) noexcept nogil:
     if conn.told_limit - conn.receive_used < conn.window // 4:
         wanted = 2 * conn.window
     wanted = min(max(wanted, 2 * conn.largest), s.max_route_credit)
-    if wanted <= conn.window:
+    if wanted <= conn.window or pool_is_tight(s.pool, s.memory):
         return
     conn.window = wanted
     if conn.released + wanted > conn.receive_limit:
@@ -355,6 +392,8 @@ cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
     if conn.assembly.active:
         s.expected -= conn.assembly.total - conn.assembly.filled
         s.assemblies -= 1
+        if not conn.assembly.in_place:
+            s.own_bytes -= conn.assembly.block.capacity
         assembly_drop(&conn.assembly)
     if conn.assembly_cost > 0:
         credit_release(s, conn, conn.assembly_cost)

@@ -7,6 +7,7 @@ is before it.
 
 from cpython.mem cimport PyMem_RawCalloc
 
+from tcpconn._buffer cimport pool_is_tight
 from tcpconn._frame cimport Fault, Hello, fault_set, message_cost, put_header
 from tcpconn._rate cimport rate_take
 from tcpconn._routes cimport (
@@ -17,6 +18,7 @@ from tcpconn._routes cimport (
     outgoing_drop,
     session_room_came,
     set_stalled,
+    settle_charge,
     state_fail,
 )
 from tcpconn._schedule cimport Turn, schedule_add, schedule_next
@@ -54,6 +56,7 @@ cdef enum:
     # (section 7); a larger one may go in chunks.
     SMALL_CREDIT = 8192
     RESETS_OPEN = 200
+    LITTLE_HELD = 262144        # bytes that a session may queue when the process is short of memory
     KEEPALIVE_LEAST = 10        # ms; a keepalive that is shorter gets no more PINGs
 
 
@@ -256,6 +259,8 @@ cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
         return ROOM_TOO_LARGE
     if held > 0 and held + size > s.send_queue_size:
         return WAIT_ACK
+    if held > 0 and held + size > LITTLE_HELD and pool_is_tight(s.pool, s.memory):
+        return WAIT_ACK
     if (
         conn.outgoing_first is NULL and size <= s.theirs.max_frame_size
         and size <= SEND_BLOCK - 2 * HEADER_SIZE - OPEN_SIZE
@@ -327,6 +332,7 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
     else:
         s.outgoing_bytes += message.total
     s.outgoing_count += 1
+    settle_charge(s)
     conn.messages_sent += 1
     conn.bytes_sent += message.total
     if conn.outgoing_first is message:
@@ -642,3 +648,6 @@ cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil:
     s.control_written += control
     if count > control:
         queue_wrote(&s.queue, count - control)
+        s.written += count - control
+        if s.answers > 0 and s.written >= s.answers_end:
+            s.answers = 0

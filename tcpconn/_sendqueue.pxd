@@ -60,6 +60,7 @@ cdef struct SendQueue:
     uint64_t sequence           # of the next frame
     uint64_t acked
     uint64_t bytes              # queued and not acknowledged
+    uint64_t referenced         # of those, what does not lie in blocks
     uint64_t unwritten          # of those, not written
     Held* released              # Python objects that an ack has set free
 

@@ -93,7 +93,7 @@ cdef uint8_t* queue_reserve(SendQueue* queue, size_t size) noexcept nogil:
             queue.block_used = 0        # nothing of it is in use: stay in the cache
         if queue.block.capacity - queue.block_used >= size:
             return queue.block.data + queue.block_used
-    block = block_acquire(queue.pool, SEND_BLOCK)
+    block = block_acquire(queue.pool, SEND_BLOCK, NULL)
     if block is NULL:
         return NULL
     if queue.block is not NULL:
@@ -153,6 +153,7 @@ cdef int queue_reference(
         return -1
     piece.held = held
     held.references += 1
+    queue.referenced += size
     piece.ends_frame = ends_frame
     return 0
 
@@ -195,6 +196,7 @@ cdef void drop_first(SendQueue* queue) noexcept nogil:
     if piece.block is not NULL:
         block_release(piece.block)
     if piece.held is not NULL:
+        queue.referenced -= piece.length
         held_release(queue, piece.held)
     if piece.message is not NULL:
         outgoing_free(queue, piece.message)

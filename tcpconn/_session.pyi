@@ -91,7 +91,9 @@ class Session:
         """Asks the peer to acknowledge what is queued, behind it."""
 
     def feed(self, data: Buffer, now: int = 0) -> int:
-        """Takes in what came from the link. How much was wanted: all, but after a failure."""
+        """Takes in what came from the link. How much was wanted: all, but after a failure or in a
+        pause; then the rest, or b"", is to be fed later.
+        """
 
     def output(self, most: int = 0xFFFFFFFF) -> bytes:
         """What is to be written now; b"" for nothing. It counts as written."""
@@ -162,6 +164,10 @@ class Session:
     @property
     def end(self) -> tuple[Literal["lost", "told", "fault"], int, str, str] | None:
         """Why the session ended: (kind, code, section, text); None while it goes on."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether what was fed waits for memory, or for answers to be written."""
 
     @property
     def is_done(self) -> bool:

@@ -13,12 +13,14 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tcpconn._buffer cimport (
     block_release,
     default_block_pool,
+    pool_base,
+    pool_charge,
     slab_destroy,
     slab_init,
 )
@@ -438,6 +440,8 @@ cdef class Session:
         s.max_route_credit = options.max_connection_credit
         s.send_queue_size = options.send_queue_size
         s.max_unaccepted = options.max_unaccepted
+        s.max_answers = options.max_control_frames
+        s.memory = options.receive_memory
         s.message_ns = <uint64_t> (options.message_timeout * 1e9)
         rate_set(&s.resets, options.reset_rate, options.reset_burst)
         rate_set(&s.resets_sent, RESETS_A_SECOND, RESETS_AT_ONCE)
@@ -492,7 +496,9 @@ cdef class Session:
         queue_destroy(&s.queue)
         self.drop_released()
         if s.block is not NULL:
+            pool_base(s.pool, -RECEIVE_BLOCK)
             block_release(s.block)
+        pool_charge(s.pool, -<int64_t> s.charged)
         slab_destroy(&s.messages)
         table_destroy(&s.ids)
         table_destroy(&s.in_routes)
@@ -634,7 +640,9 @@ cdef class Session:
     # The link's side
 
     def feed(self, data, uint64_t now=0):
-        """Takes in what came from the link. Returns how much was wanted: all, unless it failed."""
+        """Takes in what came from the link. Returns how much was wanted: all, unless it has failed,
+        or pauses; then what is left, or b"", is to be fed later.
+        """
         cdef State* s = self.s
         cdef Py_buffer view
         cdef Span[2] spans
@@ -643,10 +651,8 @@ cdef class Session:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         tc_mutex_lock(&s.lock)
         try:
-            while at < <size_t> view.len:
-                count = targets(s, spans)
-                if count == 0:
-                    break
+            count = targets(s, spans)
+            while at < <size_t> view.len and count > 0:
                 step = 0
                 for index in range(count):
                     spans[index].length = min(spans[index].length, <size_t> view.len - at - step)
@@ -657,6 +663,7 @@ cdef class Session:
                     step += spans[index].length
                 at += step
                 received(s, step, now)
+                count = targets(s, spans)
             return at
         finally:
             tc_mutex_unlock(&s.lock)
@@ -818,6 +825,11 @@ cdef class Session:
     @property
     def is_open(self):
         return self.s.phase == PHASE_OPEN
+
+    @property
+    def is_paused(self):
+        """Whether what was fed waits for memory, or for answers to be written."""
+        return self.s.paused
 
     @property
     def end(self):

@@ -14,6 +14,9 @@ cdef enum:
     RECEIVE_BLOCK = 131072      # what one read of small messages may bring
     CONTROL_BYTES = 4096        # control frames that go before one batch
     FAREWELL_BYTES = 512        # of those, kept free for the frame that ends a link
+    CONNECTION_BYTES = 2048     # what a connection costs: its records, and the object of its user
+    CHARGE_STEP = 131072        # the pool hears when what is held elsewhere has changed by so much
+    FEW_CONNECTIONS = 256       # so many are had without asking whether there is memory for them
     PONGS = 16                  # answers owed at once; a PING beyond is answered with the next
     # Refused routes that the peer has not ended, or refusals that it has not acknowledged; a peer
     # that goes on is not honest.
@@ -174,6 +177,10 @@ cdef struct State:
     uint32_t refused            # routes that were refused and not ended
     uint32_t refusals           # since the sequence number below was acknowledged
     uint64_t refusals_since
+    uint32_t answers            # that the peer has caused, and that are not written yet
+    uint32_t max_answers
+    uint64_t answers_end        # how much will have been `written` when they are
+    uint64_t written            # bytes of the send queue, ever
     Rate resets                 # of the peer's, unasked for
     Rate resets_sent            # of ours
     uint32_t resets_open        # of ours, since the sequence number below was acknowledged
@@ -227,6 +234,12 @@ cdef struct State:
     bint ack_due
     # receiving
     Block* block                # where reads go
+    # What came and was not looked at has to wait: for memory, or until the peer takes its answers.
+    bint paused
+    uint64_t memory             # the budget that all sessions of the pool share
+    uint64_t own_bytes          # blocks of single messages, whole or under assembly
+    uint64_t moved_bytes        # messages that were moved out of receive blocks
+    uint64_t charged            # what the pool was told is held in other memory than blocks
     size_t block_start          # the first byte not looked at
     size_t block_end
     uint64_t skip               # payload to be dropped as it comes

@@ -23,6 +23,10 @@ LEAST_AUTHKEY = 16
 
 LINKS = ("auto", "native", "stdlib")
 
+MEMORY_FACTOR = 5
+"""How much memory, in budgets, a session has at most for its credit: twice for blocks that are not
+full, and half of the budget is anybody's who comes first."""
+
 
 def message_cost(size: int, chunk: int = KIB) -> int:
     """The credit, in bytes, that a message of `size` takes at most (PROTOCOL.md section 7)."""
@@ -55,6 +59,13 @@ class Options:
     session_credit: int = 64 * MIB
     """Unread bytes that all connections of a session may hold together."""
 
+    receive_memory: int = 1024 * MIB
+    """Bytes that all sessions of the process may hold together, beside the 128 KiB that each reads
+    into: unread and incomplete messages, connections, what is queued to be sent. From half of it
+    on, none may have more than an eighth of what is left; who has to wait is not read from, so that
+    its peer waits too. A session looks at the budget that its own options name.
+    """
+
     send_queue_size: int = 16 * MIB
     """Bytes queued or unacknowledged per session before `send` waits."""
 
@@ -85,6 +96,11 @@ class Options:
 
     ping_burst: int = 10
     """How many of these at once. A tcpconn peer keeps to 8, and waits for each answer."""
+
+    max_control_frames: int = 1000
+    """Answers to the peer (refusals, RESETs that it asked for) that wait until it reads. While
+    there are as many, nothing is taken from it: they cost it less to cause than us to keep.
+    """
 
     handshake_timeout: float = 10.0
     """Seconds until the peer's HELLO or WELCOME must be here."""
@@ -161,6 +177,8 @@ class Options:
         self._check_int("max_connection_credit", self.connection_credit, _CEILING)
         # A session must have room for one message of the largest size, or it could never be sent.
         self._check_int("session_credit", max(MIB, message_cost(self.max_message_size)), _CEILING)
+        # Else a session that is all alone might wait for memory that nobody else holds.
+        self._check_int("receive_memory", MEMORY_FACTOR * self.session_credit, _CEILING)
         self._check_int("send_queue_size", 64 * KIB, _CEILING)
         self._check_int("max_connections", 1, 0xFFFFFFFF)
         self._check_int("max_unaccepted", 1, 0xFFFFFFFF)
@@ -170,6 +188,7 @@ class Options:
         self._check_int("reset_burst", 1000, 0xFFFFFFFF)
         self._check_number("ping_rate", 1.0, 1e9)
         self._check_int("ping_burst", 10, 0xFFFFFFFF)
+        self._check_int("max_control_frames", 1, 0xFFFFFFFF)
         self._check_int("max_links", 1, 0xFFFFFFFF)
         self._check_int("max_links_per_address", 1, 0xFFFFFFFF)
         self._check_seconds("message_timeout", 1e-3)
@@ -246,4 +265,8 @@ def make_options(options: dict[str, Any]) -> Options:
         size = options["max_message_size"]
         if isinstance(size, int):
             options = {**options, "session_credit": max(64 * MIB, 2 * message_cost(size))}
+    if "session_credit" in options and "receive_memory" not in options:
+        size = options["session_credit"]
+        if isinstance(size, int):
+            options = {**options, "receive_memory": max(1024 * MIB, MEMORY_FACTOR * size)}
     return Options(**options)

@@ -35,10 +35,13 @@ class Pair:
         *,
         shake: bool = True,
         blocks: BlockPool | None = None,
+        server_blocks: BlockPool | None = None,
     ) -> None:
         self.blocks = BlockPool() if blocks is None else blocks
         self.client = Session(client, client=True, blocks=self.blocks)
-        self.server = Session(server, client=False, blocks=self.blocks, secret=bytes(range(32)))
+        self.server = Session(
+            server, client=False, blocks=server_blocks or self.blocks, secret=bytes(range(32))
+        )
         self.now = 1000 * MS
         self.on_wire = {self.client: bytearray(), self.server: bytearray()}
         self.ids = itertools.count(1)
@@ -63,10 +66,13 @@ class Pair:
         """Lets a session take at most `most` bytes from the wire; how many it did."""
         waiting = self.on_wire[self.other(session)]
         data = bytes(waiting[:most])
-        del waiting[:most]
-        if data:
-            session.feed(data, self.now)
-        return len(data)
+        if not data and not session.is_paused:
+            return 0
+        taken = session.feed(data, self.now)
+        if session.end is not None:
+            taken = len(data)  # it takes nothing more
+        del waiting[:taken]
+        return taken
 
     def pass_on(self, session: Session) -> int:
         """Carries all that a session has to say now to its peer; how many bytes."""
@@ -161,9 +167,16 @@ def receive_all(session: Session, id: bytes) -> list[bytes]:
 class Peer:
     """A hand-driven peer of one session: it sends the frames that a test writes."""
 
-    def __init__(self, options: Options | None = None, *, client: bool = False, **hello) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        client: bool = False,
+        blocks: BlockPool | None = None,
+        **hello,
+    ) -> None:
         self.now = 1000 * MS
-        self.blocks = BlockPool()
+        self.blocks = BlockPool() if blocks is None else blocks
         self.session = Session(options, client=client, blocks=self.blocks)
         self.send = wire.Writer()
         first = self.session.output()

@@ -10,9 +10,12 @@ import random
 import pytest
 
 import wire
-from pair import MS, Pair, Peer, payload, uid
+from pair import MS, Pair, Peer, drain, payload, receive_all, uid
+from tcpconn._buffer import BlockPool
 from tcpconn.options import Options
 
+KIB = 1 << 10
+MIB = 1 << 20
 SECOND = 1000 * MS
 
 
@@ -308,3 +311,186 @@ class TestIncompleteMessages:
         assert peer.session.deadline == 0
         self.wait(peer, 1000)
         assert peer.session.end is None
+
+
+class TestAnswersThatWait:
+    def closed(self, count: int) -> tuple[Pair, list[bytes]]:
+        """So many connections, open on both sides, which the client then closes all at once."""
+        wide = Options(max_unaccepted=count)
+        pair = Pair(wide, wide)
+        names = [pair.open() for _ in range(count)]
+        for name in names:
+            assert pair.server.send(name, b"x") is True
+        pair.settle()
+        for name in names:
+            pair.client.close(name)
+        return pair, names
+
+    def test_nothing_is_taken_until_they_are_written(self):
+        pair, names = self.closed(1500)
+        while pair.write(pair.client):
+            pass
+        before = pair.server.stats()["sequence"]
+        pair.read(pair.server)
+        assert pair.server.is_paused
+        assert pair.server.stats()["sequence"] == before + 1000
+        pair.read(pair.server)
+        assert pair.server.stats()["sequence"] == before + 1000
+        pair.write(pair.server)
+        pair.read(pair.server)
+        assert not pair.server.is_paused
+        assert pair.server.stats()["sequence"] == before + 1500
+        pair.settle()
+        for name in names:
+            pair.server.close(name)
+        pair.settle()
+        pair.check_idle()
+
+    def test_two_that_close_a_lot_at_once_come_through(self):
+        pair, names = self.closed(3000)
+        for name in names:
+            pair.server.close(name)
+        pair.settle()
+        pair.check_idle()
+
+
+class TestBudget:
+    """What all sessions of a process hold together, here those that share a pool of blocks."""
+
+    BUDGET = 32 * MIB
+    OPTIONS = Options(
+        max_message_size=2 * MIB,
+        max_frame_size=1 * MIB,
+        session_credit=6 * MIB,
+        max_connection_credit=6 * MIB,
+        connection_credit=4 * MIB,
+        receive_memory=BUDGET,
+        max_connections=1_000_000,
+        max_unaccepted=1_000_000,
+    )
+    LUMP = payload(256 * KIB)
+    WIDE = Options(max_message_size=2 * MIB, send_queue_size=64 * MIB, max_frame_size=1 * MIB)
+
+    def pairs(self, count: int) -> tuple[BlockPool, list[tuple[Pair, bytes]]]:
+        """Sessions that share a budget, each with a connection."""
+        blocks = BlockPool()
+        found = []
+        for _ in range(count):
+            pair = Pair(self.WIDE, self.OPTIONS, server_blocks=blocks)
+            found.append((pair, pair.open()))
+        return blocks, found
+
+    def hog(self, pair: Pair, name: bytes) -> None:
+        """Sends as much as is taken, to one who does not read."""
+        while pair.client.send(name, self.LUMP) is True:
+            pair.carry()
+
+    def test_many_who_take_all_they_can_leave_something(self):
+        blocks, hogs = self.pairs(60)
+        for pair, name in hogs:
+            self.hog(pair, name)
+        stats = blocks.stats()
+        # What each reads into comes on top.
+        assert stats["counted_bytes"] <= self.BUDGET
+        assert stats["allocated_bytes"] - stats["free_bytes"] <= self.BUDGET + 60 * 128 * KIB
+        assert sum(pair.server.is_paused for pair, _ in hogs) > 50
+        assert all(pair.server.end is None for pair, _ in hogs)
+        # One who holds nothing is served, if it does not want much.
+        honest = Pair(self.WIDE, self.OPTIONS, server_blocks=blocks)
+        its = honest.open()
+        for n in range(300):
+            assert honest.client.send(its, payload(1000 + 30 * n)) is True
+            honest.carry()
+            assert honest.server.receive(its) == payload(1000 + 30 * n)
+        honest.check()
+
+    def test_all_that_waited_comes_when_there_is_room(self):
+        _, hogs = self.pairs(40)
+        for pair, name in hogs:
+            self.hog(pair, name)
+        sent = {pair: pair.client.stats()["sequence"] for pair, _ in hogs}
+        waiting = list(hogs)
+        for _ in range(200):
+            for pair, name in waiting:
+                for message in receive_all(pair.server, name):
+                    assert message == self.LUMP
+                pair.settle()
+            waiting = [
+                (pair, name)
+                for pair, name in waiting
+                if pair.server.stats()["received_sequence"] < sent[pair]
+            ]
+            if not waiting:
+                break
+        assert not waiting
+        for pair, _ in hogs:
+            pair.check()
+
+    def test_one_alone_never_waits(self):
+        """The budget is at least what its credit can make of it."""
+        for size in (1, 100, 1000, 15_000, 17_000, 100_000, 2 * MIB):
+            options = Options(
+                max_message_size=2 * MIB,
+                session_credit=6 * MIB,
+                max_connection_credit=6 * MIB,
+                connection_credit=6 * MIB,
+                receive_memory=30 * MIB,
+            )
+            pair = Pair(self.WIDE, options)
+            name = pair.open()
+            while pair.client.send(name, payload(size)) is True:
+                pair.carry()
+            assert not pair.server.is_paused
+            stats = pair.server.stats()
+            assert stats["receive_credit"] < 64 + 2 * MIB
+            assert pair.blocks.stats()["counted_bytes"] < 30 * MIB
+            pair.check()
+
+    def test_connections_cost_memory(self):
+        blocks, [(pair, _)] = self.pairs(1)
+        before = blocks.stats()["counted_bytes"]
+        for number in range(1000):
+            assert pair.client.open(uid(10_000 + number)) == 0
+        pair.carry()
+        assert blocks.stats()["counted_bytes"] - before > MIB
+        for number in range(1000):
+            pair.client.close(uid(10_000 + number))
+        pair.carry()
+        while (name := pair.server.accept()) is not None:
+            pair.server.close(name)
+        pair.settle()
+        assert blocks.stats()["counted_bytes"] - before < 256 * KIB
+
+    def test_a_flood_of_connections_is_refused_before_it_is_all_there_is(self):
+        blocks, floods = self.pairs(20)
+        for pair, _ in floods:
+            number = 10_000
+            while pair.server.stats()["connections"] < 2000:
+                had = pair.server.stats()["connections"]
+                for _ in range(100):
+                    number += 1
+                    pair.client.open(uid(number))
+                pair.settle()
+                if pair.server.stats()["connections"] == had:
+                    break
+        assert blocks.stats()["counted_bytes"] <= self.BUDGET
+        held = [pair.server.stats()["connections"] for pair, _ in floods]
+        assert held[0] >= 2000
+        assert 256 <= held[-1] < 1000
+        for pair, _ in floods:
+            pair.check()
+
+    def test_who_does_not_acknowledge_is_not_sent_much(self):
+        """What is queued for peers counts too: then `send` waits sooner."""
+        options = Options(max_message_size=MIB, session_credit=2 * MIB, receive_memory=10 * MIB)
+        blocks = BlockPool()
+        queued = []
+        for _ in range(30):
+            peer = Peer(options, blocks=blocks, route_credit=1 << 40, session_credit=1 << 40)
+            name = peer.opened(uid(1))
+            while peer.session.send(name, payload(200 * KIB)) is True:
+                drain(peer.session)
+            queued.append((peer, peer.session.stats()["queued_bytes"]))
+        assert queued[0][1] > 4 * MIB
+        assert queued[-1][1] < 512 * KIB
+        assert sum(size for _, size in queued) < 16 * MIB

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ import pytest
 import tcpconn
 import wire
 from rawpeer import RawPeer
-from support import ANY, KIB, MIB, PATIENCE, Background, echo, noise, tcp_pair, wait_until
+from support import ANY, KIB, MIB, PATIENCE, Background, echo, fill, noise, tcp_pair, wait_until
+from tcpconn._buffer import block_pool
 
 Serve = Callable[..., tcpconn.Server]
 
@@ -175,6 +177,93 @@ class TestConnections:
         assert code == wire.LIMIT
         assert "broken off" in text
         assert "broken off" in warnings(caplog)
+
+
+class TestMemory:
+    def test_of_a_connection(self, link: str, caplog: pytest.LogCaptureFixture) -> None:
+        """More than its credit, to one who does not read."""
+        with (
+            tcpconn.listen(ANY, link=link) as listener,
+            RawPeer(listener.address) as peer,
+        ):
+            peer.open()
+            peer.say(*(peer.writer.whole(1, noise(16_000)) for _ in range(17)))
+            code, text = peer.farewell()
+            assert code == wire.CREDIT_CODE
+            assert "route" in text
+            assert str(256 * KIB) in warnings(caplog)
+
+    def test_of_a_session(self, link: str, caplog: pytest.LogCaptureFixture) -> None:
+        options = {"session_credit": MIB, "max_message_size": 512 * KIB, "link": link}
+        with (
+            tcpconn.listen(ANY, connection_credit=MIB, **options) as listener,
+            RawPeer(listener.address) as peer,
+        ):
+            peer.open(1)
+            peer.open(2)
+            for _ in range(40):
+                peer.say(*(peer.writer.whole(route, noise(16_000)) for route in (1, 2)))
+            code, text = peer.farewell()
+            assert code == wire.CREDIT_CODE
+            assert "session" in text
+            assert str(MIB) in warnings(caplog)
+
+    def test_of_the_process(self, link: str) -> None:
+        """Many links fill the budget with messages that they never end. Others are served."""
+        hogs = 40
+        options = {"session_credit": 4 * MIB, "max_message_size": 2 * MIB, "link": link}
+        before = resident()
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(
+                tcpconn.serve(echo, ANY, receive_memory=20 * MIB, message_timeout=60.0, **options)
+            )
+            for _ in range(hogs):
+                peer = stack.enter_context(RawPeer(server.address))
+                peer.until(wire.WELCOME)
+                # As large as their credit for it; most will not be read.
+                peer.sock.setblocking(False)
+                for route in (1, 2):
+                    with contextlib.suppress(BlockingIOError):
+                        peer.sock.send(peer.writer.open(route, route.to_bytes(16, "big")))
+                        peer.sock.send(peer.writer.first(route, 2 * MIB, noise(200 * KIB)))
+            pool = stack.enter_context(tcpconn.ConnectionPool(link=link))
+            honest = stack.enter_context(pool.connect(server.address))
+            for _ in range(200):
+                served_on(honest)
+            counted = block_pool().stats()["counted_bytes"]
+            assert counted <= 20 * MIB
+            assert resident() - before < 64 * MIB
+
+    def test_of_what_is_sent(self, link: str) -> None:
+        """A peer that reads and acknowledges nothing: senders wait, and hold no more than that."""
+        with (
+            tcpconn.listen(ANY, link=link) as listener,
+            RawPeer(
+                listener.address,
+                wire.PREFACE + wire.hello(route_credit=1 << 40, session_credit=1 << 40),
+            ) as peer,
+        ):
+            peer.open()
+            connection = listener.accept(PATIENCE)
+            reading = Background(lambda: sum(len(frame.payload) for frame in peer.frames()))
+            assert 100 < fill(connection, noise(100 * KIB)) < 170
+            connection.multiplexer.abort()
+            reading.result()
+
+
+def test_answers_that_are_not_read(serve: Serve) -> None:
+    """A peer that makes us answer and does not read: it is not read from either, and then heard."""
+    with RawPeer(serve(max_connections=1, max_control_frames=100).address) as peer:
+        # It has little room for what it is told.
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opens = [peer.writer.open(n, n.to_bytes(16, "big")) for n in range(1, 3000)]
+        flooding = Background(lambda: peer.say(*opens))
+        refused = 0
+        for frame in peer.frames():
+            refused += frame.type == wire.RESET
+            if refused == len(opens) - 1:
+                break
+        flooding.result()
 
 
 class TestPings:
