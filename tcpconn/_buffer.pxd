@@ -40,6 +40,7 @@ cdef struct Pool:
     size_t base_bytes           # of those, what every session has anyway: no budget counts it
     size_t charged_bytes        # what sessions hold elsewhere, and budgets count too
     int32_t used_units          # atomic; what budgets count, in units of BUDGET_UNIT
+    const void* spare           # the session that has what is over the budget; NULL: nobody has
     uint64_t acquired
     uint64_t reused
     uint64_t refused
@@ -47,8 +48,10 @@ cdef struct Pool:
 
 
 cdef struct Claim:              # of a session, on a budget that it shares with all of its pool
+    const void* session
     uint64_t held               # what it has
     uint64_t budget             # for all of them
+    bint spare                  # what it wants may come from the spare
 
 
 cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil
@@ -59,6 +62,8 @@ cdef Block* block_grow(
 ) noexcept nogil
 cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil
 cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil
+cdef bint has_spare(const Pool* pool, const void* session) noexcept nogil
+cdef void return_spare(Pool* pool, const void* session) noexcept nogil
 cdef void pool_charge(Pool* pool, int64_t more) noexcept nogil
 cdef void pool_base(Pool* pool, int64_t more) noexcept nogil
 cdef void block_release(Block* block) noexcept nogil

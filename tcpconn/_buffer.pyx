@@ -83,17 +83,25 @@ cdef inline void place_data(Block* block) noexcept nogil:
     block.data = <uint8_t*> ((start + ALIGNMENT - 1) & ~<uintptr_t> (ALIGNMENT - 1))
 
 
-# Budgets: what all sessions of a pool hold is counted together
+# Budgets: what all sessions of a pool hold is counted together.
+#
+# When a budget is used up by messages that are not whole yet, none of them could ever become so. So
+# one session at a time may have more than there is, the *spare*: until its messages are whole. Then
+# somebody has to read them before another gets it.
 
 cdef inline size_t counted(const Pool* pool) noexcept nogil:
     return pool.allocated_bytes - pool.free_bytes - pool.base_bytes + pool.charged_bytes
 
 
-cdef inline bint fits(const Pool* pool, size_t more, const Claim* claim) noexcept nogil:
+cdef inline bint fits(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
     cdef uint64_t used = counted(pool)
     if used + more <= claim.budget // 2:
         return True
-    return used < claim.budget and claim.held + more <= (claim.budget - used) // SHARE
+    if used < claim.budget and claim.held + more <= (claim.budget - used) // SHARE:
+        return True
+    if claim.spare and pool.spare is NULL and used < claim.budget:
+        pool.spare = claim.session
+    return claim.spare and pool.spare is claim.session
 
 
 cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
@@ -103,6 +111,18 @@ cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogi
     answer = fits(pool, more, claim)
     tc_mutex_unlock(&pool.lock)
     return answer
+
+
+cdef bint has_spare(const Pool* pool, const void* session) noexcept nogil:
+    """Whether a session has the spare. It asks for itself: nobody else can have changed that."""
+    return pool.spare is session
+
+
+cdef void return_spare(Pool* pool, const void* session) noexcept nogil:
+    tc_mutex_lock(&pool.lock)
+    if pool.spare is session:
+        pool.spare = NULL
+    tc_mutex_unlock(&pool.lock)
 
 
 cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil:

@@ -31,6 +31,7 @@ from tcpconn._routes cimport (
     in_route_opened,
     session_room_came,
     settle_charge,
+    state_close,
     state_fail,
 )
 from tcpconn._rate cimport rate_set, rate_take
@@ -202,9 +203,7 @@ cdef int told_end(
     fault_set(&fault, known_code(code), section, b"the peer ended the link")
     s.fault = fault
     s.fault_is_theirs = True
-    s.phase = PHASE_CLOSED
-    s.unusual = True
-    s.happened |= HAPPENED_CLOSED
+    state_close(s)
     return -1
 
 

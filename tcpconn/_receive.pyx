@@ -19,6 +19,7 @@ from tcpconn._buffer cimport (
     Claim,
     block_acquire,
     block_release,
+    has_spare,
     pool_base,
     slab_take,
 )
@@ -33,7 +34,6 @@ from tcpconn._control cimport (
 )
 from tcpconn._frame cimport (
     assembly_begin,
-    assembly_drop,
     assembly_move_out,
     assembly_reserve,
     check_header,
@@ -45,6 +45,7 @@ from tcpconn._frame cimport (
     load_header,
 )
 from tcpconn._routes cimport (
+    assembly_ended,
     claim_of,
     conn_by_in_route,
     conn_event,
@@ -69,7 +70,11 @@ cdef enum:
     BETWEEN_LARGE = 4096
     USUAL_CHUNK = 65536         # how large senders make their chunks, if the limit allows
     SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
+    SPARE_RATE = 1048576        # bytes a second
     SPARSE_LOOKS = 16           # retired blocks looked at in one go
+
+
+cdef uint64_t SECOND_NS = 1000000000
 
 
 # Receive blocks
@@ -165,6 +170,7 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
         settle_charge(s)
         claim = claim_of(s)
         block = block_acquire(s.pool, RECEIVE_BLOCK, &claim)
+        note_spare(s)
     if block is NULL:
         s.paused = True
         return -1
@@ -183,6 +189,7 @@ cdef int targets(State* s, Span* spans) noexcept nogil:
     cdef size_t room
     if s.paused:
         s.paused = False
+        s.heard_at = s.now      # it was not for the peer to say anything
         take_frames(s)
     if s.phase == PHASE_CLOSED or s.paused or make_room(s, LEAST_READ):
         return 0
@@ -372,11 +379,18 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     return 0
 
 
+cdef inline void note_spare(State* s) noexcept nogil:
+    """Who got the spare has the time that its messages take at SPARE_RATE, and a second."""
+    if s.spare_until == 0 and has_spare(s.pool, s):
+        s.spare_until = s.now + min(s.message_ns, SECOND_NS + s.expected * SECOND_NS // SPARE_RATE)
+
+
 cdef int room_for_chunk(State* s, Conn* conn, uint64_t total, uint64_t size) noexcept nogil:
     """Memory for a chunk of `size` bytes that may be the first of its message. -1: not now."""
     cdef bint begins = not conn.assembly.active
     cdef uint64_t before = 0
     cdef Claim claim = claim_of(s)
+    claim.spare = True
     if begins:
         if assembly_begin(
             &conn.assembly, s.pool, total, size, posted_for(s, conn), s.posted_size, &claim
@@ -392,6 +406,7 @@ cdef int room_for_chunk(State* s, Conn* conn, uint64_t total, uint64_t size) noe
             return -1
     if not conn.assembly.in_place:
         s.own_bytes += conn.assembly.block.capacity - before
+    note_spare(s)
     s.chunk_at = s.now
     s.overdue_at = 0
     return 0
@@ -549,8 +564,7 @@ cdef void end_direct(State* s) noexcept nogil:
     message.data = conn.assembly.data
     message.length = conn.assembly.total
     conn.assembly.block = NULL
-    assembly_drop(&conn.assembly)
-    s.assemblies -= 1
+    assembly_ended(s, conn)
     push_message(s, conn, message)
     if message.kind == MESSAGE_POSTED:
         s.posted = message

@@ -12,12 +12,14 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
 from tcpconn._control cimport session_limits, session_start
-from tcpconn._frame cimport assembly_drop
 from tcpconn._routes cimport (
+    assembly_ended,
     conn_event,
     conn_release,
     credit_list,
     drop_assembly,
+    give_spare_back,
+    state_close,
 )
 from tcpconn._schedule cimport Scheduler, schedule_remove
 from tcpconn._sendqueue cimport queue_begun, queue_init, queue_rewind
@@ -50,6 +52,8 @@ cdef void session_unlink(State* s) noexcept nogil:
     s.pong_count = 0
     s.ping_sent_at = 0
     s.tight = False
+    s.paused = False
+    give_spare_back(s)
 
 
 cdef bint session_may_relink(const State* s, uint64_t received) noexcept nogil:
@@ -141,8 +145,7 @@ cdef int session_lose(State* s, Lost* lost, const uint8_t* names) noexcept nogil
     begin_again(s)
     if names is NULL:
         s.fault_is_loss = True
-        s.phase = PHASE_CLOSED
-        s.happened |= HAPPENED_CLOSED
+        state_close(s)
         return 0
     memcpy(s.ours.session_id, names, 16)
     memcpy(s.ours.nonce, names + 16, 16)
@@ -181,7 +184,10 @@ cdef void lose_conn(State* s, Conn* conn, bint renew) noexcept nogil:
     conn.stalled = False
     conn.finishing = False
     conn.reset_code = CODE_NONE
-    assembly_drop(&conn.assembly)
+    if conn.assembly.active:
+        if not conn.assembly.in_place:
+            s.own_bytes -= conn.assembly.block.capacity
+        assembly_ended(s, conn)
     conn.assembly_cost = 0
     if conn.in_state == ROUTE_OPEN or conn.in_state == ROUTE_DISCARDING:
         table_remove(&s.in_routes, &conn.by_in)
@@ -250,8 +256,9 @@ cdef void begin_again(State* s) noexcept nogil:
     s.released = 0
     s.begun = 0
     s.epoch = 0
-    s.assemblies = 0
     s.overdue_at = 0
+    s.answers = 0
+    s.ping_mark = 0
     s.resets_due = 0
     s.resets_open = 0
     s.resets_since = 0

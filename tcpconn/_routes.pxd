@@ -27,6 +27,8 @@ cdef void unlink_from_block(Message* message) noexcept nogil
 cdef void message_free(State* s, Message* message) noexcept nogil
 cdef Claim claim_of(State* s) noexcept nogil
 cdef void settle_charge(State* s) noexcept nogil
+cdef void give_spare_back(State* s) noexcept nogil
+cdef void assembly_ended(State* s, Conn* conn) noexcept nogil
 cdef void credit_list(State* s, Conn* conn) noexcept nogil
 cdef void reader_starves(State* s, Conn* conn) noexcept nogil
 cdef void credit_release(State* s, Conn* conn, uint64_t cost) noexcept nogil
@@ -36,5 +38,6 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil
 cdef void set_stalled(State* s, Conn* conn, bint stalled) noexcept nogil
 cdef void session_room_came(State* s) noexcept nogil
 
+cdef void state_close(State* s) noexcept nogil
 cdef void state_fail(State* s, const Fault* fault) noexcept nogil
 cdef void state_lost(State* s) noexcept nogil

@@ -12,13 +12,14 @@ from tcpconn._buffer cimport (
     block_release,
     pool_charge,
     pool_is_tight,
+    return_spare,
     slab_give,
 )
 from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
 from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
 from tcpconn._sendqueue cimport outgoing_free
 from tcpconn._state cimport *
-from tcpconn._table cimport Node, table_add, table_find, table_remove
+from tcpconn._table cimport Node, table_add, table_find, table_next, table_remove
 from tcpconn._wire cimport *
 
 
@@ -233,8 +234,10 @@ cdef void accept_remove(State* s, Conn* conn) noexcept nogil:
 cdef Claim claim_of(State* s) noexcept nogil:
     """What the session holds, beyond the receive block that every session has."""
     cdef Claim claim
+    claim.session = s
     claim.held = s.own_bytes + s.retired_bytes + s.charged
     claim.budget = s.memory
+    claim.spare = s.assemblies > 0
     return claim
 
 
@@ -385,16 +388,29 @@ cdef void drop_unread(State* s, Conn* conn) noexcept nogil:
     conn.unread_last = NULL
 
 
+cdef void give_spare_back(State* s) noexcept nogil:
+    if s.spare_until != 0:
+        s.spare_until = 0
+        return_spare(s.pool, s)
+
+
+cdef void assembly_ended(State* s, Conn* conn) noexcept nogil:
+    """One message less under assembly."""
+    assembly_drop(&conn.assembly)
+    s.assemblies -= 1
+    if s.assemblies == 0:
+        give_spare_back(s)
+
+
 cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
     """Throws away a message under way; one into which a read is going on, only after that read."""
     if s.direct is conn:
         return
     if conn.assembly.active:
         s.expected -= conn.assembly.total - conn.assembly.filled
-        s.assemblies -= 1
         if not conn.assembly.in_place:
             s.own_bytes -= conn.assembly.block.capacity
-        assembly_drop(&conn.assembly)
+        assembly_ended(s, conn)
     if conn.assembly_cost > 0:
         credit_release(s, conn, conn.assembly_cost)
         conn.assembly_cost = 0
@@ -475,6 +491,19 @@ cdef void put_farewell(State* s, uint8_t type, uint32_t code, const char* text) 
     s.control_length = <size_t> (p - s.control)
 
 
+cdef void state_close(State* s) noexcept nogil:
+    """It goes no further: what is whole can still be read, and nothing else will become so."""
+    cdef size_t bucket = 0
+    cdef Node* node = table_next(&s.in_routes, &bucket, NULL)
+    s.phase = PHASE_CLOSED
+    s.unusual = True
+    s.happened |= HAPPENED_CLOSED
+    while node is not NULL and s.assemblies > 0:
+        drop_assembly(s, <Conn*> node.record)
+        node = table_next(&s.in_routes, &bucket, node)
+    give_spare_back(s)
+
+
 cdef void state_fail(State* s, const Fault* fault) noexcept nogil:
     """The link is not to be used any more, section 10. What the peer is told goes out last."""
     if s.phase == PHASE_CLOSED:
@@ -484,9 +513,7 @@ cdef void state_fail(State* s, const Fault* fault) noexcept nogil:
     elif not s.client and (s.phase == PHASE_HELLO or fault.code == CODE_VERSION):
         put_farewell(s, REJECT, fault.code, fault.text)
     s.fault = fault[0]
-    s.phase = PHASE_CLOSED
-    s.unusual = True
-    s.happened |= HAPPENED_CLOSED
+    state_close(s)
 
 
 cdef void state_lost(State* s) noexcept nogil:
@@ -494,6 +521,4 @@ cdef void state_lost(State* s) noexcept nogil:
     if s.phase == PHASE_CLOSED:
         return
     s.fault_is_loss = True
-    s.phase = PHASE_CLOSED
-    s.unusual = True
-    s.happened |= HAPPENED_CLOSED
+    state_close(s)

@@ -21,6 +21,7 @@ from tcpconn._buffer cimport (
     default_block_pool,
     pool_base,
     pool_charge,
+    return_spare,
     slab_destroy,
     slab_init,
 )
@@ -285,6 +286,8 @@ cdef uint64_t session_deadline(State* s) noexcept nogil:
         at = min(at, message_deadline(s))
     if s.ping_wanted and s.ping_answered >= s.ping_charged:
         at = min(at, rate_ready(&s.pings_sent))
+    if s.spare_until != 0:
+        at = min(at, s.spare_until)
     if s.resets_due > 0:
         at = min(at, max(rate_ready(&s.resets_sent), s.now + ACK_DELAY_NS))
     if s.keepalive_ns != 0 and s.phase == PHASE_OPEN and not s.detached:
@@ -303,7 +306,21 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
         and now >= max(s.heard_at, s.asked_at) + s.keepalive_ns
     ):
         s.asked_at = now
-        session_ping(s, now)
+        if s.paused:
+            # An answer could not be read: that we are there is told by repeating ourselves.
+            s.session_credit_due = True
+            s.credit_urgent = True
+        else:
+            session_ping(s, now)
+    if s.paused:
+        s.chunk_at = now        # we do not read
+        s.overdue_at = 0
+    if s.spare_until != 0 and now >= s.spare_until:
+        fail_numbers(
+            s, CODE_LIMIT, b"6", b"messages too slow for want of memory (bytes missing of them)",
+            s.expected, 0
+        )
+        return
     if s.assemblies > 0 and now >= message_deadline(s):
         if s.overdue_at != 0:
             fail_numbers(
@@ -320,7 +337,7 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
 cdef bint session_is_silent(const State* s, uint64_t now) noexcept nogil:
     """Whether the peer has said nothing for so long that it must be taken for dead."""
     return (
-        s.silence_ns != 0 and s.phase == PHASE_OPEN and not s.detached
+        s.silence_ns != 0 and s.phase == PHASE_OPEN and not s.detached and not s.paused
         and now - min(s.heard_at, now) >= s.silence_ns
     )
 
@@ -499,6 +516,7 @@ cdef class Session:
             pool_base(s.pool, -RECEIVE_BLOCK)
             block_release(s.block)
         pool_charge(s.pool, -<int64_t> s.charged)
+        return_spare(s.pool, s)
         slab_destroy(&s.messages)
         table_destroy(&s.ids)
         table_destroy(&s.in_routes)

@@ -240,6 +240,7 @@ cdef struct State:
     uint64_t own_bytes          # blocks of single messages, whole or under assembly
     uint64_t moved_bytes        # messages that were moved out of receive blocks
     uint64_t charged            # what the pool was told is held in other memory than blocks
+    uint64_t spare_until        # it has the pool's spare, and until when; 0: it has not
     size_t block_start          # the first byte not looked at
     size_t block_end
     uint64_t skip               # payload to be dropped as it comes
