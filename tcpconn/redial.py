@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 
 from tcpconn._driver import Driver
+from tcpconn._frame import WIRE
 from tcpconn._keeper import attach_link, make_link
 from tcpconn.addresses import Address, describe
 from tcpconn.dialling import dial
@@ -29,6 +30,8 @@ from tcpconn.handshake import UNKNOWN_SESSION, Malformed, Rejected, Resume, resu
 from tcpconn.options import Options
 
 logger = logging.getLogger("tcpconn")
+
+LIMIT: int = WIRE["codes"]["LIMIT"]
 
 PAUSE = 0.1
 """Seconds that the first pause takes at most; each further one may take twice as long."""
@@ -118,7 +121,7 @@ class Redialler:
             try:
                 self._try(engine, deadline)
             except (ConnectError, LinkLost, Timeout, OSError) as error:
-                if isinstance(error, FINAL):
+                if is_final(error):
                     self._refused(engine, error)
                     return
                 self.last_error = error
@@ -176,7 +179,13 @@ class Redialler:
 
 
 FINAL = (Rejected, VersionMismatch, CertificateError, AuthenticationError)
-"""What another attempt would not change."""
+"""What another attempt would not change, but see `is_final`."""
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another attempt would come to the same. A full server may have room the next time."""
+    return isinstance(error, FINAL) and not (isinstance(error, Rejected) and error.code == LIMIT)
+
 
 LOUD = ("renewed", "expired")
 """Events in which something may be lost."""

@@ -214,6 +214,25 @@ class TestFail:
             assert [accepted.receive(PATIENCE) for _ in range(2)] == [b"before", b"after"]
 
 
+    def test_a_server_that_has_no_room_is_asked_again(
+        self, link: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "tcpconn")
+        with (
+            silent_server(link=link) as listener,
+            tcpconn.ConnectionPool(link=link) as pool,
+        ):
+            connection = pool.connect(listener.address)
+            connection.send(b"before")
+            accepted = listener.accept(PATIENCE)
+            listener._greeter._admission.most = 0
+            break_link(multiplexer_of(connection))
+            wait_until(lambda: "links are up (LIMIT)" in caplog.text, "it was not refused")
+            listener._greeter._admission.most = 1000
+            connection.send(b"after")
+            assert [accepted.receive(PATIENCE) for _ in range(2)] == [b"before", b"after"]
+
+
 class TestLoss:
     def test_a_restarted_server(self, link: str) -> None:
         """Each connection hears of it once, with every message; then it works again."""
