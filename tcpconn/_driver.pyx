@@ -24,7 +24,7 @@ from tcpconn._leftover cimport Leftover
 from tcpconn._link cimport Link
 from tcpconn._resume cimport session_lose, session_may_relink, session_relink
 from tcpconn._routes cimport conn_release, state_fail
-from tcpconn._session cimport session_accept, session_detach, session_goaway, session_ping
+from tcpconn._lifecycle cimport session_accept, session_detach, session_goaway, session_ping
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport CODE_ABORTED, CODE_SHUTDOWN

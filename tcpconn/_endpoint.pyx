@@ -19,7 +19,7 @@ from tcpconn._engine cimport (
 from tcpconn._routes cimport conn_release
 from tcpconn._send cimport ROOM_CLOSED, ROOM_ENDED, ROOM_LOST
 from tcpconn._sending cimport Sending
-from tcpconn._session cimport session_accept, session_detach, session_open, session_refuse
+from tcpconn._lifecycle cimport session_accept, session_detach, session_open, session_refuse
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *

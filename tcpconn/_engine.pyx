@@ -46,7 +46,8 @@ from tcpconn._send cimport (
     wants_write,
     wrote,
 )
-from tcpconn._session cimport Session, session_is_done, session_is_kept
+from tcpconn._lifecycle cimport session_is_done, session_is_kept
+from tcpconn._session cimport Session
 from tcpconn._state cimport *
 from tcpconn._sync cimport (
     PY_LOCK_ACQUIRED,

@@ -28,7 +28,7 @@ from tcpconn._link cimport READY_READ, READY_WRITE, Link, Poller, StdlibPoller
 from tcpconn._resume cimport session_unlink
 from tcpconn._routes cimport state_fail
 from tcpconn._send cimport wants_write
-from tcpconn._session cimport (
+from tcpconn._lifecycle cimport (
     session_deadline,
     session_goaway,
     session_is_done,

@@ -38,7 +38,7 @@ from tcpconn._send cimport (
     send_direct,
     send_room,
 )
-from tcpconn._session cimport hold, unhold
+from tcpconn._holding cimport hold, unhold
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *

@@ -24,6 +24,7 @@ ORDER = [
     ["_receive"],
     ["_resume"],
     ["_leftover"],
+    ["_lifecycle", "_holding"],
     ["_session"],
     ["_engine"],
     ["_ending"],

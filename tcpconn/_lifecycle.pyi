@@ -1,0 +1,1 @@
+"""What is done to a session. Nothing here is visible to Python: see `_lifecycle.pxd`."""
