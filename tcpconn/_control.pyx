@@ -36,6 +36,7 @@ from tcpconn._routes cimport (
 )
 from tcpconn._rate cimport rate_set, rate_take
 from tcpconn._send cimport (
+    bound_sending,
     credit_came,
     keepalive_rate,
     send_due_resets,
@@ -266,7 +267,9 @@ cdef int on_open(State* s, const Header* header, Cursor* cursor) noexcept nogil:
 cdef inline void answered(State* s) noexcept nogil:
     """The peer has caused a frame of ours."""
     s.answers += 1
-    s.answers_end = s.written + s.queue.unwritten
+    s.answers_before = s.queue.unwritten
+    if s.answers >= s.max_answers:
+        s.paused = True
 
 
 cdef bint may_hold_another(State* s) noexcept nogil:
@@ -392,6 +395,7 @@ cdef int on_ack(State* s, uint64_t sequence) noexcept nogil:
     if sequence > s.queue.acked:
         queue_ack(&s.queue, sequence)
         settle_charge(s)
+        bound_sending(s)
         s.happened |= HAPPENED_ACK
         if s.resets_due > 0:
             send_due_resets(s)

@@ -187,10 +187,9 @@ cdef int targets(State* s, Span* spans) noexcept nogil:
     """Where the next read should put what comes: up to two spans. 0: read no more, or not now."""
     cdef int count = 0
     cdef size_t room
-    if s.paused:
+    if s.paused and s.answers < s.max_answers:
         s.paused = False
-        s.heard_at = s.now      # it was not for the peer to say anything
-        take_frames(s)
+        received(s, 0, s.now)   # what waited; and it was not for the peer to say anything
     if s.phase == PHASE_CLOSED or s.paused or make_room(s, LEAST_READ):
         return 0
     room = s.block.capacity - s.block_end
@@ -222,17 +221,9 @@ cdef void received(State* s, size_t count, uint64_t now) noexcept nogil:
     s.block_end += count
     if s.phase == PHASE_PREFACE:
         take_preface(s)
-    take_frames(s)
-
-
-cdef void take_frames(State* s) noexcept nogil:
-    """Looks at what came, as far as it is whole, and as there is room for what comes of it."""
     while s.phase == PHASE_OPEN or s.phase == PHASE_HELLO:
-        if s.answers >= s.max_answers:
-            s.paused = True
-            return
         if take_frame(s) <= 0:
-            return
+            break
 
 
 # Frames
@@ -290,7 +281,7 @@ cdef int take_frame(State* s) noexcept nogil:
         return -1
     if is_sequenced(header.type):
         took_sequenced(s, header.length)
-    return 1
+    return 0 if s.paused else 1
 
 
 cdef int skip_frame(State* s, const Header* header) noexcept nogil:

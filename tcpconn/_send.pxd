@@ -27,6 +27,7 @@ cdef void send_due_resets(State* s) noexcept nogil
 cdef double keepalive_rate(const Hello* hello) noexcept nogil
 cdef void send_ping(State* s, uint64_t now) noexcept nogil
 cdef void send_ask(State* s, uint64_t now) noexcept nogil
+cdef void bound_sending(State* s) noexcept nogil
 cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil
 cdef int send_direct(
     State* s, Conn* conn, const Part* parts, uint32_t count, uint64_t size

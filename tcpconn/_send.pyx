@@ -238,6 +238,13 @@ cdef inline uint64_t session_room(const State* s) noexcept nogil:
     return s.send_limit - s.send_used - s.reserved
 
 
+cdef void bound_sending(State* s) noexcept nogil:
+    """How much may be queued: less when the process is short of memory."""
+    s.send_bound = s.send_queue_size
+    if s.send_bound > LITTLE_HELD and pool_is_tight(s.pool, s.memory):
+        s.send_bound = LITTLE_HELD
+
+
 cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
     cdef uint64_t cost = FRAME_COST + size
     cdef uint64_t room = conn.send_limit - conn.send_used
@@ -257,9 +264,7 @@ cdef Room send_room(State* s, Conn* conn, uint64_t size) noexcept nogil:
         return ROOM_ENDED
     if size > s.theirs.max_message_size:
         return ROOM_TOO_LARGE
-    if held > 0 and held + size > s.send_queue_size:
-        return WAIT_ACK
-    if held > 0 and held + size > LITTLE_HELD and pool_is_tight(s.pool, s.memory):
+    if held > 0 and held + size > s.send_bound:
         return WAIT_ACK
     if (
         conn.outgoing_first is NULL and size <= s.theirs.max_frame_size
@@ -333,6 +338,7 @@ cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil:
         s.outgoing_bytes += message.total
     s.outgoing_count += 1
     settle_charge(s)
+    bound_sending(s)
     conn.messages_sent += 1
     conn.bytes_sent += message.total
     if conn.outgoing_first is message:
@@ -599,6 +605,8 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
     cdef Turn* turn
     cdef bint alone
     cdef bint in_flight = queue_in_flight(&s.queue)
+    if s.queue.bytes > LITTLE_HELD:
+        bound_sending(s)
     # Control frames never stand inside another frame: they join a batch only as it begins.
     if s.control_written == s.control_taken and not in_flight and not s.queue.mid_frame:
         if s.control_taken == s.control_length:
@@ -648,6 +656,7 @@ cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil:
     s.control_written += control
     if count > control:
         queue_wrote(&s.queue, count - control)
-        s.written += count - control
-        if s.answers > 0 and s.written >= s.answers_end:
-            s.answers = 0
+        if s.answers > 0:
+            s.answers_before -= min(s.answers_before, <uint64_t> (count - control))
+            if s.answers_before == 0:
+                s.answers = 0

@@ -114,6 +114,7 @@ cdef class Session:
         slab_init(&s.messages, sizeof(Message))
         s.max_route_credit = options.max_connection_credit
         s.send_queue_size = options.send_queue_size
+        s.send_bound = s.send_queue_size
         s.max_unaccepted = options.max_unaccepted
         s.max_answers = options.max_control_frames
         s.memory = options.receive_memory

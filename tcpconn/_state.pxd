@@ -145,6 +145,7 @@ cdef struct State:
     Hello theirs
     uint64_t max_route_credit
     uint64_t send_queue_size
+    uint64_t send_bound         # of that, what may be used now
     uint32_t max_unaccepted
     # the end
     Fault fault
@@ -179,8 +180,7 @@ cdef struct State:
     uint64_t refusals_since
     uint32_t answers            # that the peer has caused, and that are not written yet
     uint32_t max_answers
-    uint64_t answers_end        # how much will have been `written` when they are
-    uint64_t written            # bytes of the send queue, ever
+    uint64_t answers_before     # bytes to be written until they are
     Rate resets                 # of the peer's, unasked for
     Rate resets_sent            # of ours
     uint32_t resets_open        # of ours, since the sequence number below was acknowledged
