@@ -293,6 +293,8 @@ def test_ping(link: str) -> None:
             process.communicate(timeout=PATIENCE)
 
 
+# A handler that raises in a weak reference's callback is heard of by nobody but this warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("size", [100, 100 * KIB, 2 * MIB])
 def test_signals_again_and_again(size: int, pair: Pair) -> None:
     """Each message is taken whole or not at all, and the counters say which."""
