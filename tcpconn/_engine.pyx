@@ -223,14 +223,16 @@ cdef class Engine:
 
     cdef bint flush(self, uint64_t now) noexcept nogil:
         """The flusher's visit: writes the rest of a stream that pauses. False: it is at its end."""
+        cdef bint again
         self.lock()
         if now - min(self.sent_at, now) >= STREAM_END_NS or self.down:
             self.watched = False
         if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
             self.pump(FLUSH_ROUNDS)     # which watches again what it has to leave
         self.due &= ~DUE_FLUSH
+        again = self.watched
         self.unlock()
-        return self.watched
+        return again
 
     cdef void pump(self, int rounds) noexcept nogil:
         """Writes what is queued, until all is, the kernel takes no more, or `rounds` are over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from typing import Any
 
 from tcpconn.addresses import Address, describe, resolve
 from tcpconn.errors import ConnectError, Timeout
@@ -26,6 +27,9 @@ LOCAL_CONGESTION = b"reno"
 """Congestion control to the same machine, where no network is to be spared. One that paces (BBR, if
 the system has it as default) sets a timer for what it sends: half of a sender's time. This one is
 there in every Linux, for every user."""
+
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+"""How addresses begin that no other machine has."""
 
 
 def dial(
@@ -55,6 +59,7 @@ def dial_socket(address: Address, options: Options, timeout: float | None) -> so
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(None if left is None else min(left, LONGEST_WAIT))
+            prepare_for_peers(sock, sockaddr)
             sock.connect(sockaddr)
             prepare_socket(sock, options)
             return sock
@@ -80,6 +85,20 @@ def is_local(sock: socket.socket) -> bool:
         return False
 
 
+def prepare_for_peers(sock: socket.socket, sockaddr: Any) -> None:
+    """What is to be said before `connect` or `listen`: a socket that has begun to pace goes on to,
+    whatever is chosen later. `sockaddr` is where it connects to, or listens at.
+    """
+    if not isinstance(sockaddr, str) and str(sockaddr[0]).startswith(LOOPBACK):
+        choose_local_congestion(sock)
+
+
+def choose_local_congestion(sock: socket.socket) -> None:
+    if hasattr(socket, "TCP_CONGESTION"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
+
+
 def prepare_socket(sock: socket.socket, options: Options) -> None:
     """Options for a link: no delay for small messages, little in the kernel before urgent ones, and
     an end to it when the peer takes nothing for as long as it may be silent.
@@ -87,9 +106,7 @@ def prepare_socket(sock: socket.socket, options: Options) -> None:
     if is_local(sock):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SEND_BUFFER)
-        if hasattr(socket, "TCP_CONGESTION"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
+        choose_local_congestion(sock)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if options.keepalive and options.keepalive_timeout and hasattr(socket, "TCP_USER_TIMEOUT"):

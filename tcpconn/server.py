@@ -18,6 +18,7 @@ from tcpconn._accept import AcceptQueue
 from tcpconn.addresses import Address, describe, parse_address, resolve
 from tcpconn.admission import Admission
 from tcpconn.connection import Connection
+from tcpconn.dialling import prepare_for_peers
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
 from tcpconn.greeter import Greeter
 from tcpconn.handshake import Stream
@@ -46,6 +47,7 @@ def bind(address: Address) -> socket.socket:
                 # something else.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(sockaddr)
+            prepare_for_peers(sock, sockaddr)
             sock.listen(BACKLOG)
             sock.setblocking(False)
             return sock
