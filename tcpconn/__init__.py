@@ -41,6 +41,7 @@ from tcpconn.errors import (
     Timeout,
     TlsError,
     VersionMismatch,
+    WrongLoop,
 )
 from tcpconn.multiplexer import Multiplexer, MultiplexerStats, wrap
 from tcpconn.options import Options
@@ -85,6 +86,7 @@ __all__ = [
     "Timeout",
     "TlsError",
     "VersionMismatch",
+    "WrongLoop",
     "connect",
     "default_pool",
     "listen",

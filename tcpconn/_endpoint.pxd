@@ -1,6 +1,6 @@
 """The compiled half of a connection."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from tcpconn._sending cimport Sending
 
@@ -12,3 +12,6 @@ cdef class Endpoint(Sending):
     cdef int check_closed_lost(self, uint32_t number) except -1
     cdef bint has_unacknowledged(self) noexcept nogil
     cdef object await_acks(self, int64_t limit)
+    cdef uint64_t ask_for_acks(self) noexcept
+    cdef bint begin_close(self, uint32_t* renewals) except -1
+    cdef int check_closed(self, uint32_t renewals) except -1

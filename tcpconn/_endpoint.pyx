@@ -108,16 +108,23 @@ cdef class Endpoint(Sending):
         outcome = engine.wait_with_gil(self.conn, WANT_CUT, sent, limit, renewals)
         if outcome is not None:
             return outcome
-        with nogil:
-            engine.lock()
-            sequence = self.conn.data_sequence
-            if s.queue.acked < sequence:
-                engine.pump(INLINE_ROUNDS)
-                engine.ask_for_ack()
-            engine.unlock()
+        sequence = self.ask_for_acks()
         if limit >= 0:
             limit = max(<int64_t> 0, limit - <int64_t> (tc_now() - started))
         return engine.wait_with_gil(self.conn, WANT_ACK, sequence, limit, renewals)
+
+    cdef uint64_t ask_for_acks(self) noexcept:
+        """All is in the send queue: what is to be acknowledged, up to this sequence number."""
+        cdef Engine engine = self.engine
+        cdef uint64_t sequence
+        with nogil:
+            engine.lock()
+            sequence = self.conn.data_sequence
+            if engine.s.queue.acked < sequence:
+                engine.pump(INLINE_ROUNDS)
+                engine.ask_for_ack()
+            engine.unlock()
+        return sequence
 
     def flush(self, timeout=None):
         """Waits until the peer has acknowledged all that was sent here before: it has reached the
@@ -161,18 +168,34 @@ cdef class Endpoint(Sending):
         Raises `Timeout` when the peer did not acknowledge in time; the connection is aborted then,
         and what had not left is lost. Raises what ended the link when it ended before that.
         """
+        cdef uint32_t renewals = 0
+        if (
+            self.engine.generation != current_generation() or self.closed_here
+            or not self.begin_close(&renewals)
+        ):
+            return
+        if self.await_acks(as_timeout(timeout)) is None:
+            self.check_closed(renewals)
+            return
+        self.abort()
+        raise errors.Timeout(
+            f"the peer has not acknowledged all of connection {self.id} "
+            f"within {timeout} s of its close; what it has not taken is lost"
+        )
+
+    cdef bint begin_close(self, uint32_t* renewals) except -1:
+        """Ends the connection behind what was sent. Whether that is to be acknowledged, in the
+        session with this number of `renewals`.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef bint pending
-        cdef uint32_t renewals
-        if engine.generation != current_generation() or self.closed_here:
-            return
         self.check()
         self.closed_here = True
         with nogil:
             engine.lock()
             # A reply says as much as an ack: only what is not acknowledged is waited for.
-            renewals = s.renewals
+            renewals[0] = s.renewals
             pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
             session_detach(s, self.conn, CODE_CLOSED, False)
             engine.used_at = tc_now()
@@ -183,23 +206,22 @@ cdef class Endpoint(Sending):
             engine.wake_others()
             engine.send_later()
             engine.unlock()
-        if not pending:
-            return
-        if self.await_acks(as_timeout(timeout)) is None:
-            engine.lock()
-            lost = s.renewals != renewals
-            pending = s.phase == PHASE_CLOSED and self.has_unacknowledged()
-            engine.unlock()
-            if lost:
-                self.check_closed_lost(renewals + 1)
-            elif pending:
-                raise ended_error(engine)
-            return
-        self.abort()
-        raise errors.Timeout(
-            f"the peer has not acknowledged all of connection {self.id} "
-            f"within {timeout} s of its close; what it has not taken is lost"
-        )
+        return pending
+
+    cdef int check_closed(self, uint32_t renewals) except -1:
+        """Raises what ended the session before the peer had acknowledged all that was sent."""
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef bint lost, pending
+        engine.lock()
+        lost = s.renewals != renewals
+        pending = s.phase == PHASE_CLOSED and self.has_unacknowledged()
+        engine.unlock()
+        if lost:
+            self.check_closed_lost(renewals + 1)
+        elif pending:
+            raise ended_error(engine)
+        return 0
 
     cdef int check_closed_lost(self, uint32_t number) except -1:
         """Raises `SessionLost` if the session of this number was lost before what was sent here."""

@@ -39,13 +39,14 @@ cdef enum Due:                  # to be done as soon as the lock is released
     DUE_FLUSH = 4
     DUE_SHUT = 8
     DUE_ACCEPT = 16
+    DUE_TELL = 32               # an event loop has been given something to look at
 
 cdef enum:
     VISIT_NEVER = 0
     VISIT_DROP = 1
 
 
-cdef struct Waiter:             # lives on its thread's stack
+cdef struct Waiter:             # lives on its thread's stack, or in an object that a loop waits for
     Waiter* next                # in the engine's list
     Waiter* before
     Waiter* conn_next           # in its connection's, for WANT_MESSAGE
@@ -58,6 +59,9 @@ cdef struct Waiter:             # lives on its thread's stack
     bint parked
     bint woken
     bint reader                 # it has the role
+    void* told_by               # not a thread's: the object that its loop is to be told of
+    Waiter* told_next           # the herald's list, and whether it is in it
+    bint told
 
 
 cdef class Engine               # below
@@ -72,13 +76,20 @@ cdef class Acceptor:            # who accepts from many engines
     cdef void notify(self, Engine engine) noexcept nogil
 
 
+cdef class Herald:              # who tells an event loop that a wait of its is over
+    cdef bint add(self, Waiter* waiter) noexcept nogil
+    cdef void signal(self) noexcept nogil
+
+
 cdef class Engine:
     cdef readonly Session session
     cdef readonly Link link
     cdef Service service
     cdef readonly Acceptor acceptor
+    cdef Herald herald          # of the loop that this engine belongs to; None: threads use it
     cdef public object on_end   # called once, with the GIL, when all is over
     cdef public object on_use   # called with the GIL when a dormant session is used
+    cdef public object on_link  # called with the GIL when there is another link
     cdef public object on_detach  # called with the GIL when the link is gone and the session kept
     cdef public str local_address
     cdef public str peer_address
@@ -101,6 +112,7 @@ cdef class Engine:
     cdef bint drained           # the last read took all there was
     cdef bint reader_waits      # the USER reader is in link.wait
     cdef bint owned             # the keeper reads when nobody waits
+    cdef bint looped            # an event loop waits for the link, and reads when it can
     cdef bint replied           # the last message was taken, and no write has followed
     cdef bint watched           # the flusher looks after a stream of sends
     cdef uint32_t run           # sends in close succession

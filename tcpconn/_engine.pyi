@@ -15,6 +15,9 @@ class Acceptor:
     def ended_engine(self, engine: Engine) -> None:
         """The link of an engine is gone; called before its keeper lets go of it."""
 
+class Herald:
+    """Who tells an event loop that a wait of its is over."""
+
 class Engine:
     """One session over one link. Thread-safe; timeouts in seconds, None for no limit."""
 
@@ -23,6 +26,9 @@ class Engine:
 
     on_detach: Callable[[], object] | None
     """Called by the keeper's thread when the link is gone and the session kept."""
+
+    on_link: Callable[[], object] | None
+    """Called when the session has got another link, by the thread that made it."""
 
     on_use: Callable[[], object] | None
     """Called when a dormant session is used."""

@@ -17,10 +17,13 @@ The protocol between them, all of it under the session's lock:
   lost.
 - Everything that calls out of here (a system call, the keeper, the flusher, an acceptor) happens
   without the lock: it is noted in `due` and done by `unlock`.
+- What waits in an event loop is a waiter like any other, but woken by its herald: it is put into a
+  list, of which the loop is told. The loop reads, as the keeper does, when it finds something
+  (`looped`); a thread never reads in its stead.
 
-Lock order: the session's lock, then nothing. While one is held, nobody waits for the GIL; a thread
-that has the GIL may wait for the lock. So between `nogil` and its end, the lock is always released
-before the GIL comes back.
+Lock order: the session's lock, then nothing but a herald's, for its list. While one is held, nobody
+waits for the GIL; a thread that has the GIL may wait for the lock. So between `nogil` and its end,
+the lock is always released before the GIL comes back.
 """
 
 cimport cython
@@ -141,6 +144,15 @@ cdef class Acceptor:
         """The link of an engine is gone; with the GIL, before its keeper lets go of it."""
 
 
+cdef class Herald:
+    cdef bint add(self, Waiter* waiter) noexcept nogil:
+        """Under the session's lock: the wait is over. Whether `signal` is to be called."""
+        return False
+
+    cdef void signal(self) noexcept nogil:
+        """Has the loop look at what was added."""
+
+
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Engine:
     def __cinit__(self, Session session, Link link, Service service, Acceptor acceptor=None):
@@ -182,6 +194,8 @@ cdef class Engine:
             self.link.wake()
         if due & DUE_SHUT:
             self.link.shut()
+        if due & DUE_TELL:
+            self.herald.signal()
         if due & DUE_FLUSH and not unserved:
             self.service.flush(self)
         if due & DUE_ACCEPT and self.acceptor is not None and not released:
@@ -433,7 +447,10 @@ cdef class Engine:
             if waiter.reader:
                 self.leave_role(waiter)
             return self.park(waiter, deadline)
-        if not waiter.reader and self.reading == NOBODY and self.needs_reader(waiter):
+        if (
+            not waiter.reader and self.reading == NOBODY and not self.looped
+            and self.needs_reader(waiter)
+        ):
             self.take_role(waiter)
         if not waiter.reader:
             return self.park(waiter, deadline)
@@ -473,7 +490,12 @@ cdef class Engine:
         return WAITED_SIGNAL if status == PY_LOCK_INTR else WAITED_TIMEOUT
 
     cdef void wake(self, Waiter* waiter) noexcept nogil:
-        if waiter.reader:
+        if waiter.told_by is not NULL:
+            if not waiter.woken:
+                waiter.woken = True
+                if self.herald.add(waiter):
+                    self.due |= DUE_TELL
+        elif waiter.reader:
             if self.reader_waits:
                 self.due |= DUE_WAKE_READER
         elif waiter.parked and not waiter.woken:
@@ -551,7 +573,10 @@ cdef class Engine:
             self.due |= DUE_LOOK        # the keeper waits until nobody is at work
             return
         while waiter is not NULL:
-            if waiter.parked and not waiter.woken and self.needs_reader(waiter):
+            if (
+                waiter.parked and not waiter.woken and not self.looped
+                and self.needs_reader(waiter)
+            ):
                 waiter.woken = True
                 self.take_role(waiter)
                 PyThread_release_lock(waiter.parker)
@@ -568,7 +593,10 @@ cdef class Engine:
         On a server, what comes next may be for nobody who waits on this link: the thread that
         accepts waits for all of them. So the keeper reads from now on, not only after a while.
         """
-        if self.acceptor is not None and self.reading == NOBODY and not self.owned:
+        if (
+            self.acceptor is not None and self.reading == NOBODY and not self.owned
+            and not self.looped
+        ):
             self.owned = True
             self.due |= DUE_LOOK
 
@@ -769,5 +797,6 @@ cdef class Engine:
             self.acceptor.ended_engine(self)
         callback = self.on_end
         self.on_end = None
+        self.on_link = None
         if callback is not None:
             callback()

@@ -67,6 +67,7 @@ cdef enum:
     KEEPER_READS = 16           # reads of one link before another's turn comes
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     SUSPICION_NS = 500000000    # how long a silent peer has, after that was noticed, to be heard
+    LOOP_SLACK_NS = 1000000000  # whom a loop has not heard for so long may have spoken all the same
     FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused
 
 cdef uint64_t FAR = <uint64_t> 1 << 62
@@ -86,6 +87,10 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     engine.lock()
     if events & READY_WRITE:
         engine.blocked = False
+    if engine.looped and not engine.down and now - min(s.heard_at, now) >= LOOP_SLACK_NS:
+        events |= READY_READ        # perhaps its loop is held up: the peer must not think us dead
+    elif engine.looped:
+        events &= ~READY_READ
     if (events & READY_READ or s.paused) and engine.reading == NOBODY and not engine.down:
         engine.reading = KEEPER
         engine.drained = False
@@ -127,7 +132,9 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         engine.close_here()
     if engine.down:
         next_at = now + 1000000
-        if engine.reading == NOBODY and not engine.writing and engine.outside == 0:
+        if engine.looped:
+            next_at = VISIT_NEVER   # its loop says so when it has let go of the descriptor
+        elif engine.reading == NOBODY and not engine.writing and engine.outside == 0:
             engine.due &= ~DUE_LOOK
             if engine.due == 0:
                 engine.unserved = True
@@ -139,7 +146,7 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         engine.unlock()
         return next_at
     # When to come again: while somebody reads, to see whether they still do.
-    if not engine.owned:
+    if not engine.owned and not engine.looped:
         if engine.reading == NOBODY and now - min(engine.left_at, now) >= TAKE_OVER_NS:
             engine.owned = True
         else:
@@ -583,6 +590,8 @@ def attach_link(engine, link, received=None):
     with _starting:
         keeper.register(engine)
     engine.go_on()
+    if engine.on_link is not None:
+        engine.on_link()
     return True
 
 

@@ -5,8 +5,12 @@ from libc.stdint cimport uint8_t, uint64_t
 from tcpconn._engine cimport Engine
 from tcpconn._state cimport Conn, Message
 
+cdef enum:
+    COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
+
 
 cdef object code_name(int code)
+cdef Py_ssize_t most_messages(object limit) except -1
 
 
 cdef class Receiving:
@@ -20,6 +24,7 @@ cdef class Receiving:
     cdef int raise_lost(self) except -1
     cdef int raise_detached(self) except -1
     cdef int raise_receive_end(self) except -1
+    cdef Message* try_message(self, uint64_t most) except? NULL
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size
     ) except NULL
@@ -27,4 +32,6 @@ cdef class Receiving:
     cdef void took(self) noexcept
     cdef void free_message(self, Message* message)
     cdef object to_bytes(self, Message* message)
+    cdef object to_lease(self, Message* message)
+    cdef int take_all(self, list messages, Py_ssize_t most) except -1
     cdef Py_ssize_t take_run(self, list messages, Py_ssize_t most) except -1

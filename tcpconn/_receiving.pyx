@@ -35,7 +35,6 @@ from tcpconn._frame import CODE_NAMES
 
 
 cdef enum:
-    COPY_LOCKED = 16384         # up to this, copying under the lock is cheaper than taking it twice
     RUN_MOST = 64               # messages taken under one lock
     COPY_WITH_GIL = 65536       # and up to this, it is not worth letting the GIL go for
     SPARE_LEAST = 65537         # from this on, messages come in chunks, straight to where they go
@@ -44,6 +43,18 @@ cdef enum:
 
 cdef object code_name(int code):
     return CODE_NAMES.get(code, str(code))
+
+
+cdef Py_ssize_t most_messages(object limit) except -1:
+    """The `limit` of `receive_many` as a number."""
+    cdef Py_ssize_t most = <Py_ssize_t> (<size_t> -1 >> 1)
+    if limit is not None:
+        most = limit
+        if most < 1:
+            raise ValueError(
+                f"limit={limit}: at least one message is waited for; leave it out for all there are"
+            )
+    return most
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -127,6 +138,33 @@ cdef class Receiving:
             )
         raise ended_error(engine)
 
+    cdef Message* try_message(self, uint64_t most) except? NULL:
+        """Takes the next message, if it is there. The lock is held, and still is when it is not.
+
+        Raises `BufferTooSmall` when it has more than `most` bytes, or why no message will come.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Conn* conn = self.conn
+        cdef Message* message = take_message(s, conn, False, most)
+        cdef uint64_t length
+        if message is not NULL:
+            self.took()
+            return message
+        message = conn.unread_first
+        if message is not NULL and message.length > most:
+            length = message.length
+            engine.unlock()
+            raise errors.BufferTooSmall(length, most)
+        if (
+            conn.in_state == ROUTE_ENDED or not conn.attached
+            or s.phase == PHASE_CLOSED or conn.lost != 0
+            or (s.detached and (s.fails_detached or engine.dormant))
+            or (conn.in_state == ROUTE_IDLE and conn.out_code != 0)
+        ):
+            self.raise_receive_end()
+        return NULL
+
     cdef Message* next_message(
         self, object timeout, uint64_t most, uint8_t* place, uint64_t size
     ) except NULL:
@@ -151,22 +189,9 @@ cdef class Receiving:
             limit = as_timeout(timeout)     # it may run any code
             engine.lock()
         while True:
-            message = take_message(s, conn, False, most)
+            message = self.try_message(most)
             if message is not NULL:
-                self.took()
                 return message
-            message = conn.unread_first
-            if message is not NULL and message.length > most:
-                now = message.length
-                engine.unlock()
-                raise errors.BufferTooSmall(now, most)
-            if (
-                conn.in_state == ROUTE_ENDED or not conn.attached
-                or s.phase == PHASE_CLOSED or conn.lost != 0
-                or (s.detached and (s.fails_detached or engine.dormant))
-                or (conn.in_state == ROUTE_IDLE and conn.out_code != 0)
-            ):
-                self.raise_receive_end()
             if outcome == WAITED_TIMEOUT:
                 engine.unlock()
                 raise errors.Timeout(f"no message on connection {self.id} within {timeout} s")
@@ -337,16 +362,17 @@ cdef class Receiving:
         and all views on it are released. For small messages `receive` is faster. Raises what
         `receive` raises.
         """
-        cdef Message* message
+        self.check()
+        self.engine.lock()
+        return self.to_lease(self.next_message(timeout, size_ceiling(), NULL, 0))
+
+    cdef object to_lease(self, Message* message):
+        """A taken message where it lies; frees its record."""
         cdef Lease lease
         cdef Block* block
-        cdef Engine engine = self.engine
-        self.check()
-        engine.lock()
-        message = self.next_message(timeout, size_ceiling(), NULL, 0)
         if message.kind == MESSAGE_RAW:
             # It was moved out of a sparse block: a lease wants one again.
-            lease = engine.session.blocks.acquire(message.length)
+            lease = self.engine.session.blocks.acquire(message.length)
             memcpy(lease.data, message.data, <size_t> message.length)
             self.free_message(message)
             return lease
@@ -363,17 +389,15 @@ cdef class Receiving:
         Never returns an empty list. Raises what `receive` raises, or `ValueError` for a `limit`
         below 1.
         """
+        cdef Py_ssize_t most = most_messages(limit)
+        messages = [self.receive(timeout)]
+        self.take_all(messages, most)
+        return messages
+
+    cdef int take_all(self, list messages, Py_ssize_t most) except -1:
+        """Adds messages that are there, until there are `most`."""
         cdef Engine engine = self.engine
         cdef Message* message
-        cdef Py_ssize_t most = <Py_ssize_t> (<size_t> -1 >> 1)
-        if limit is not None:
-            most = limit
-            if most < 1:
-                raise ValueError(
-                    f"limit={limit}: at least one message is waited for; "
-                    "leave it out for all there are"
-                )
-        messages = [self.receive(timeout)]
         while len(messages) < most:
             if self.take_run(messages, most) > 0:
                 continue
@@ -384,7 +408,7 @@ cdef class Receiving:
                 break
             self.took()
             messages.append(self.to_bytes(message))
-        return messages
+        return 0
 
     cdef Py_ssize_t take_run(self, list messages, Py_ssize_t most) except -1:
         """Adds small messages that are there, a few under one lock, up to `most`. How many."""

@@ -50,10 +50,6 @@ cdef extern from "Python.h":
     PyObject* PyTuple_GET_ITEM(object items, Py_ssize_t index)  # a borrowed reference
 
 
-cdef enum:
-    DIRECT_MOST = 65487         # what fits a block of the send queue, with an OPEN before it
-
-
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Sending(Receiving):
     """What a connection can send."""
@@ -134,64 +130,85 @@ cdef class Sending(Receiving):
             engine.pump(INLINE_ROUNDS)
             engine.unlock()
 
-    cdef int put(self, Part* part, object timeout, bint more) except 0:
-        """Queues a message of one part, if it may be copied at once. -1: it must be held."""
+    cdef int try_put(self, Part* part, bint more) except -2:
+        """Queues a message of one part, if it may be copied at once. -1: it must be held. 0: there
+        is no room; the lock is held, and still is in this case.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
-        cdef int room
+        cdef int room = send_room(s, self.conn, part.length) if self.conn.attached else ROOM_ENDED
+        if room == ROOM_DIRECT:
+            send_direct(s, self.conn, part, 1, part.length)
+            self.finish_send(more)
+            return 1
+        if room == ROOM_CUT:
+            engine.unlock()
+            return -1
+        if room >= ROOM_ENDED:
+            self.raise_send_end(room, part.length)
+        if engine.dormant:
+            self.raise_detached()
+        return 0
+
+    cdef int put(self, Part* part, object timeout, bint more) except 0:
+        """Queues a message of one part, if it may be copied at once. -1: it must be held."""
+        cdef int done
         cdef uint64_t deadline = 0
-        engine.lock()
+        self.engine.lock()
         while True:
-            room = send_room(s, self.conn, part.length) if self.conn.attached else ROOM_ENDED
-            if room == ROOM_DIRECT:
-                send_direct(s, self.conn, part, 1, part.length)
-                self.finish_send(more)
-                return 1
-            if room == ROOM_CUT:
-                engine.unlock()
-                return -1
-            if room >= ROOM_ENDED:
-                self.raise_send_end(room, part.length)
-            if engine.dormant:
-                self.raise_detached()
+            done = self.try_put(part, more)
+            if done != 0:
+                return done
             self.await_room(part.length, timeout, &deadline)
+
+    cdef Outgoing* hold_checked(self, tuple buffers) except NULL:
+        """A message of any size and number of buffers, to be queued or given to `unhold`."""
+        cdef uint64_t size = 0
+        cdef uint64_t limit
+        for buffer in buffers:
+            size += <uint64_t> memoryview(buffer).nbytes
+        limit = self.engine.s.theirs.max_message_size
+        if size > limit:
+            raise errors.MessageTooLarge(size, limit)   # before it is copied
+        return hold(buffers)
+
+    cdef bint try_put_held(self, Outgoing** held, bint more) except -1:
+        """Queues a message that is held, and takes it away then. False: there is no room; the lock
+        is held, and still is in this case.
+        """
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        cdef Outgoing* message = held[0]
+        cdef int room = send_room(s, self.conn, message.total) if self.conn.attached else ROOM_ENDED
+        if room == ROOM_DIRECT:
+            send_direct(s, self.conn, message.parts, message.count, message.total)
+            self.finish_send(more)
+            unhold(message)
+            held[0] = NULL
+            return True
+        if room == ROOM_CUT:
+            send_cut(s, self.conn, message)
+            held[0] = NULL
+            self.finish_send(more)
+            return True
+        if room >= ROOM_ENDED:
+            self.raise_send_end(room, message.total)
+        if engine.dormant:
+            self.raise_detached()
+        return False
 
     cdef int put_held(self, tuple buffers, object timeout, bint more) except -1:
         """Queues a message of any size and number of buffers."""
-        cdef Engine engine = self.engine
-        cdef State* s = engine.s
-        cdef int room = ROOM_ENDED
         cdef uint64_t deadline = 0
-        cdef uint64_t size = 0
-        cdef uint64_t limit
-        cdef Outgoing* message
-        for buffer in buffers:
-            size += <uint64_t> memoryview(buffer).nbytes
-        limit = s.theirs.max_message_size
-        if size > limit:
-            raise errors.MessageTooLarge(size, limit)   # before it is copied
-        message = hold(buffers)
+        cdef Outgoing* message = self.hold_checked(buffers)
         try:
-            engine.lock()
-            while True:
-                room = send_room(s, self.conn, message.total) if self.conn.attached else ROOM_ENDED
-                if room == ROOM_DIRECT:
-                    send_direct(s, self.conn, message.parts, message.count, message.total)
-                    self.finish_send(more)
-                    return 0
-                if room == ROOM_CUT:
-                    send_cut(s, self.conn, message)
-                    message = NULL
-                    self.finish_send(more)
-                    return 0
-                if room >= ROOM_ENDED:
-                    self.raise_send_end(room, message.total)
-                if engine.dormant:
-                    self.raise_detached()
+            self.engine.lock()
+            while not self.try_put_held(&message, more):
                 self.await_room(message.total, timeout, &deadline)
         finally:
             if message is not NULL:
                 unhold(message)
+        return 0
 
     cdef int send_one(self, object data, object timeout, bint more) except -1:
         cdef Py_buffer view
@@ -306,14 +323,18 @@ cdef class Sending(Receiving):
         as in `send`.
         """
         self.check()
-        parts = tuple(buffers)
-        for part in parts:
-            try:
-                if not memoryview(part).c_contiguous:
-                    raise BufferError("it is not C-contiguous")
-            except (BufferError, TypeError) as error:
-                raise not_a_buffer(part, error) from None
-        self.put_held(parts, timeout, False)
+        self.put_held(checked_parts(buffers), timeout, False)
+
+
+cdef tuple checked_parts(object buffers):
+    parts = tuple(buffers)
+    for part in parts:
+        try:
+            if not memoryview(part).c_contiguous:
+                raise BufferError("it is not C-contiguous")
+        except (BufferError, TypeError) as error:
+            raise not_a_buffer(part, error) from None
+    return parts
 
 
 cdef object not_a_buffer(object data, object error):

@@ -72,4 +72,26 @@ static inline uint64_t tc_now(void) {
 }
 
 #endif
+
+/* A descriptor that an event loop waits for: an eventfd, or a pipe that does not block. */
+#ifdef _WIN32
+
+static __inline void tc_poke(int descriptor) { (void)descriptor; }
+static __inline void tc_take_pokes(int descriptor) { (void)descriptor; }
+
+#else
+
+#include <errno.h>
+#include <unistd.h>
+
+static inline void tc_poke(int descriptor) {
+    uint64_t one = 1;
+    while (write(descriptor, &one, sizeof one) < 0 && errno == EINTR) { }
+}
+static inline void tc_take_pokes(int descriptor) {
+    uint64_t taken[64];
+    while (read(descriptor, taken, sizeof taken) < 0 && errno == EINTR) { }
+}
+
+#endif
 #endif

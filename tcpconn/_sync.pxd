@@ -18,6 +18,8 @@ cdef extern from "_sync.h" nogil:
     int32_t tc_atomic_add(int32_t* counter, int32_t change)  # returns the new value
     int32_t tc_atomic_get(int32_t* counter)
     uint64_t tc_now()
+    void tc_poke(int descriptor)
+    void tc_take_pokes(int descriptor)
 
 
 # CPython's thread locks, on which waiting threads are parked. None of these calls needs the GIL.

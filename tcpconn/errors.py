@@ -6,6 +6,7 @@
      ├─ MessageTooLarge (ValueError)         nothing was sent
      ├─ BufferTooSmall (ValueError)          the message stays in its queue
      ├─ NotABuffer (TypeError)               data that is not one piece of bytes
+     ├─ WrongLoop (RuntimeError)             an object of one event loop used from another
      ├─ Timeout (TimeoutError)               time ran out; nothing is lost
      ├─ ConnectError (ConnectionError)       no link could be made
      │   ├─ ResolveError                     the host name has no address
@@ -66,6 +67,10 @@ class BufferTooSmall(TcpconnError, ValueError):
 
 class NotABuffer(TcpconnError, TypeError):
     """Data that has no buffer, or one that is not in one piece (C-contiguous)."""
+
+
+class WrongLoop(TcpconnError, RuntimeError):
+    """What belongs to one event loop was used from another, or from a thread without one."""
 
 
 class Timeout(TcpconnError, TimeoutError):

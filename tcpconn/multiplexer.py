@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._driver import Driver
-from tcpconn._endpoint import accept_endpoint, endpoints, open_endpoint
+from tcpconn._endpoint import Endpoint, accept_endpoint, endpoints, open_endpoint
 from tcpconn._engine import Acceptor
 from tcpconn._keeper import join_ended_keepers, make_engine, make_link
 from tcpconn._session import Session
@@ -164,10 +164,13 @@ class Multiplexer:
         peer. Raises `ConnectionClosed` when the link is closed or closing, or when the connection
         is open here already.
         """
-        name = uuid.uuid4() if id is None else _uuid(id)
-        connection: Connection = open_endpoint(
-            Connection, self._engine, name.bytes, check_priority(priority)
-        )
+        connection: Connection = self.open_as(Connection, id, priority)
+        return connection
+
+    def open_as(self, kind: type[Any], id: uuid.UUID | None, priority: int | None) -> Any:
+        """The same, as an object of another class."""
+        name = uuid.uuid4() if id is None else check_id(id)
+        connection = open_endpoint(kind, self._engine, name.bytes, check_priority(priority))
         connection._keeps = self
         return connection
 
@@ -188,7 +191,16 @@ class Multiplexer:
     @property
     def connections(self) -> list[Connection]:
         """The connections in use here."""
-        return [each for each in endpoints(self._engine) if isinstance(each, Connection)]
+        return [each for each in self.all_connections() if isinstance(each, Connection)]
+
+    def all_connections(self) -> list[Endpoint]:
+        """Those of an event loop too."""
+        return endpoints(self._engine)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether its connections are accepted here, and not by a listener."""
+        return self._accepting
 
     @property
     def takes_connections(self) -> bool:
@@ -423,7 +435,8 @@ def check_priority(priority: object) -> int:
     return priority
 
 
-def _uuid(id: Any) -> uuid.UUID:
+def check_id(id: Any) -> uuid.UUID:
+    """An id, or `OptionError`."""
     if not isinstance(id, uuid.UUID):
         raise OptionError(f"id={id!r} is not a uuid.UUID")
     return id
@@ -480,10 +493,18 @@ def wrap(
     one, which ends the socket when it fails. Raises `Timeout`, `ConnectionClosed`,
     `ProtocolError`, `OptionError`.
     """
-    chosen = make_options(options)
     check_priority(priority)
     if id is not None:
-        _uuid(id)
+        check_id(id)
+    multiplexer = wrapped(sock, timeout, options)
+    if id is None:
+        return multiplexer.accept(timeout)
+    return multiplexer.open(id, priority=priority)
+
+
+def wrapped(sock: socket.socket, timeout: float | None, options: dict[str, Any]) -> Multiplexer:
+    """The multiplexer that serves a socket, made when it is first asked for."""
+    chosen = make_options(options)
     with _wrapping:
         place = _wrapped.get(sock.fileno())
         if place is None or place.sock is not sock:
@@ -493,10 +514,7 @@ def wrap(
             place.multiplexer = _serve_wrapped(place, chosen, timeout)
         elif options and chosen != place.multiplexer.options:
             raise OptionError("this socket is served already, with other options")
-    multiplexer = place.multiplexer
-    if id is None:
-        return multiplexer.accept(timeout)
-    return multiplexer.open(id, priority=priority)
+    return place.multiplexer
 
 
 def _serve_wrapped(place: _Wrapped, options: Options, timeout: float | None) -> Multiplexer:

@@ -93,9 +93,36 @@ class ConnectionPool:
         `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError`
         or `OptionError`; it tries once and does not loop.
         """
+        connection: Connection = self.connect_as(
+            Connection, address, id, priority, timeout, options
+        )
+        return connection
+
+    def connect_as(
+        self,
+        kind: type[Any],
+        address: Any,
+        id: uuid.UUID | None,
+        priority: int | None,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> Any:
+        """The same, as an object of another class."""
+        place, target, chosen = self._place(address, options)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for _ in range(REDIALS):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            multiplexer = self._choose(place, target, chosen, left)
+            try:
+                return multiplexer.open_as(kind, id, priority)
+            except (ConnectionError, Timeout):
+                if multiplexer.takes_connections:
+                    raise  # the connection is the trouble, not the link
+        raise ConnectionClosed(f"{target} closes each link as soon as it is open")
+
+    def _place(self, address: Any, options: dict[str, Any]) -> tuple[_Place, Address, Options]:
         target = parse_address(address)
         chosen = make_options({**self._defaults, **options}) if options else self._options
-        deadline = None if timeout is None else time.monotonic() + timeout
         if self._pid != os.getpid():
             self._begin()
         with self._lock:
@@ -104,15 +131,32 @@ class ConnectionPool:
             place = self._places.get((target, chosen))
             if place is None:
                 place = self._places[target, chosen] = _Place()
-        for _ in range(REDIALS):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            multiplexer = self._choose(place, target, chosen, left)
-            try:
-                return multiplexer.open(id, priority=priority)
-            except (ConnectionError, Timeout):
-                if multiplexer.takes_connections:
-                    raise  # the connection is the trouble, not the link
-        raise ConnectionClosed(f"{target} closes each link as soon as it is open")
+        return place, target, chosen
+
+    def ready(self, address: Any, options: dict[str, Any]) -> Multiplexer | None:
+        """The link that `connect` would use, if it would neither dial nor wait. Does not wait."""
+        place, _, _ = self._place(address, options)
+        if not place.lock.acquire(blocking=False):
+            return None
+        try:
+            best = self._best(place)
+        finally:
+            place.lock.release()
+        if best is None or best.detached or not best.takes_connections:
+            return None
+        with self._lock:
+            self._reused += 1
+        return best
+
+    def _best(self, place: _Place) -> Multiplexer | None:
+        """A link that need not be made, under the place's lock."""
+        live = place.live()
+        best = min(live, key=lambda m: m.connection_count, default=None)
+        if best is None or (len(live) < self._links_per_address and best.connection_count > 0):
+            return None
+        # That its peer is going away may have come and not been read yet.
+        best.key.poll()
+        return best
 
     def _choose(
         self, place: _Place, target: Address, options: Options, timeout: float | None
@@ -123,13 +167,8 @@ class ConnectionPool:
         if not place.lock.acquire(timeout=-1 if timeout is None else min(timeout, LONGEST_WAIT)):
             raise Timeout(f"no connection to {target} within {timeout:.3g} s: still being dialled")
         try:
-            live = place.live()
-            best = min(live, key=lambda m: m.connection_count, default=None)
-            if best is not None and (
-                len(live) >= self._links_per_address or best.connection_count == 0
-            ):
-                # That its peer is going away may have come and not been read yet.
-                best.key.poll()
+            best = self._best(place)
+            if best is not None:
                 if best.detached:
                     left = None if timeout is None else timeout - (time.monotonic() - started)
                     best.wait_attached(left)

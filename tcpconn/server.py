@@ -73,19 +73,26 @@ def _remove_stale(path: str) -> None:
                 Path(path).unlink()
 
 
-class Listener:
-    """Accepts links at an address, and hands out the connections that peers open on them.
+class Listening:
+    """Accepts links at an address: all of a listener but who accepts its connections, and how.
 
-    Made by `listen`. Thread-safe; a context manager; iterating accepts until the listener is
-    closed.
+    They line up in `queue`. `begun` is called with the multiplexer of each new session, in a thread
+    of the listener's.
     """
 
-    def __init__(self, address: Any, options: Options) -> None:
+    def __init__(
+        self,
+        address: Any,
+        options: Options,
+        queue: AcceptQueue,
+        begun: Callable[[Multiplexer], object] | None = None,
+    ) -> None:
         self._address = parse_address(address)
         self._options = options
         self._lock = threading.Lock()
         self._multiplexers: dict[Any, Multiplexer] = {}
-        self._queue = AcceptQueue()
+        self._queue = queue
+        self._begun = begun
         self._closed = False
         check_server(options)
         self._sessions = Sessions(self._all, options)
@@ -131,6 +138,8 @@ class Listener:
             self._multiplexers[multiplexer.key] = multiplexer
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)
+        if self._begun is not None:
+            self._begun(multiplexer)
 
     def _all(self) -> list[Multiplexer]:
         with self._lock:
@@ -149,28 +158,6 @@ class Listener:
     def detached(self) -> list[Multiplexer]:
         """Those whose link was lost, and whose sessions are kept for their peers to come back."""
         return [multiplexer for multiplexer in self._all() if multiplexer.detached]
-
-    # Connections
-
-    def accept(self, timeout: float | None = None) -> Connection:
-        """The next connection that a peer opened (`timeout` in seconds).
-
-        Raises `Timeout`, or `ConnectionClosed` once the listener is closed.
-        """
-        connection: Connection | None = self._queue.next(Connection, timeout)
-        if connection is None:
-            if self._closed:
-                raise ConnectionClosed(f"the listener on {self.address} is closed")
-            raise Timeout(f"nobody opened a connection to {self.address} within {timeout} s")
-        return connection
-
-    def __iter__(self) -> Iterator[Connection]:
-        while True:
-            try:
-                connection = self.accept()
-            except ConnectionClosed:
-                return
-            yield connection
 
     # The end
 
@@ -206,6 +193,42 @@ class Listener:
         for multiplexer in self.multiplexers:
             multiplexer.close(_left(deadline))
 
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Listener {self.address} closed>"
+        return f"<Listener {self.address}, {len(self.multiplexers)} links>"
+
+
+class Listener(Listening):
+    """Accepts links at an address, and hands out the connections that peers open on them.
+
+    Made by `listen`. Thread-safe; a context manager; iterating accepts until the listener is
+    closed.
+    """
+
+    def __init__(self, address: Any, options: Options) -> None:
+        super().__init__(address, options, AcceptQueue())
+
+    def accept(self, timeout: float | None = None) -> Connection:
+        """The next connection that a peer opened (`timeout` in seconds).
+
+        Raises `Timeout`, or `ConnectionClosed` once the listener is closed.
+        """
+        connection: Connection | None = self._queue.next(Connection, timeout)
+        if connection is None:
+            if self._closed:
+                raise ConnectionClosed(f"the listener on {self.address} is closed")
+            raise Timeout(f"nobody opened a connection to {self.address} within {timeout} s")
+        return connection
+
+    def __iter__(self) -> Iterator[Connection]:
+        while True:
+            try:
+                connection = self.accept()
+            except ConnectionClosed:
+                return
+            yield connection
+
     def __enter__(self) -> Self:
         return self
 
@@ -216,11 +239,6 @@ class Listener:
         traceback: TracebackType | None,
     ) -> None:
         self.close(5 if kind is None else 0)
-
-    def __repr__(self) -> str:
-        if self._closed:
-            return f"<Listener {self.address} closed>"
-        return f"<Listener {self.address}, {len(self.multiplexers)} links>"
 
 
 def _left(deadline: float | None) -> float | None:

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 OUTPUT = {
+    "asyncio_echo": r"100 clients in the loop, 100 with all replies\n"
+    r"sockets dialled: 1\n"
+    r"a client in a thread: from a thread\n",
     "echo": r"sent 5 bytes, received 5: True\n"
     r"sent 0 bytes, received 0: True\n"
     r"sent 1000000 bytes, received 1000000: True\n",

@@ -32,6 +32,8 @@ ORDER = [
     ["_sending"],
     ["_keeper", "_endpoint"],
     ["_accept"],
+    ["_loop"],
+    ["_aio"],
     ["connection"],
     ["handshake"],
     ["tls", "authkey"],
@@ -41,6 +43,7 @@ ORDER = [
     ["multiplexer"],
     ["pool", "sessions"],
     ["server"],
+    ["aio"],
     [""],  # the package itself: tcpconn/__init__.py
     ["cli"],
     ["__main__"],

@@ -73,7 +73,7 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT ends a process otherwise there")
 def test_first_steps(tmp_path: Path) -> None:
-    server, client = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    server, client = re.findall(r"```python\n(.*?)```", section("First steps"), re.DOTALL)
     address = f"unix:{tmp_path}/socket"
     for name, code in (("server", server), ("client", client)):
         assert "127.0.0.1:9000" in code
@@ -96,3 +96,17 @@ def test_first_steps(tmp_path: Path) -> None:
         serving.send_signal(signal.SIGINT)
         _, errors = serving.communicate(timeout=50)
         assert errors.endswith("KeyboardInterrupt\n")
+
+
+def test_asyncio(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", section("asyncio"), re.DOTALL)
+    assert "127.0.0.1:9001" in code
+    Path(tmp_path, "both.py").write_text(code.replace("127.0.0.1:9001", "127.0.0.1:0"), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "dev", "-W", "error", str(tmp_path / "both.py")],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("b'hello'\n", "")

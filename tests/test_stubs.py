@@ -7,22 +7,28 @@ from pathlib import Path
 import pytest
 
 import tcpconn
+from tcpconn._aio import AsyncEndpoint
 from tcpconn._endpoint import Endpoint
 from tcpconn._receiving import Receiving
 from tcpconn._sending import Sending
 
-HALVES = {"_receiving.pyi": Receiving, "_sending.pyi": Sending, "_endpoint.pyi": Endpoint}
+HALVES = {
+    "_receiving.pyi": Receiving,
+    "_sending.pyi": Sending,
+    "_endpoint.pyi": Endpoint,
+    "_aio.pyi": AsyncEndpoint,
+}
 
 
 def documented(stub: str) -> dict[str, str | None]:
-    """The docstrings of the methods and properties of the class in a stub, by name."""
+    """The docstrings of the methods and properties of the last class in a stub, by name."""
     path = Path(tcpconn.__file__).with_name(stub)
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    [described] = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    described = [node for node in tree.body if isinstance(node, ast.ClassDef)][-1]
     return {
         node.name: ast.get_docstring(node)
         for node in described.body
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
 

@@ -9,7 +9,16 @@ from functools import cache
 from benchmarks.subjects import peers
 from benchmarks.subjects.base import Subject
 
-_ORDER = ("tcpconn", "tcpconn_busy_poll", "tcpconn_stdlib", "raw_tcp", "raw_tcp_batched", "limit")
+_ORDER = (
+    "tcpconn",
+    "tcpconn_busy_poll",
+    "tcpconn_stdlib",
+    "tcpconn_aio",
+    "tcpconn_aio_uvloop",
+    "raw_tcp",
+    "raw_tcp_batched",
+    "limit",
+)
 """Who comes first in tables; all others follow by name."""
 
 

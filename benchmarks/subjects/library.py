@@ -25,9 +25,9 @@ from benchmarks.subjects.base import (
 from benchmarks.subjects.framing import WARM_UP
 from benchmarks.workloads import Kind, Workload
 
-_REQUEST = struct.Struct(">BQI")
-_SENDS, _RECEIVES = 1, 2
-_READY, _DONE = b"r", b"d"
+REQUEST = struct.Struct(">BQI")
+SENDS, RECEIVES = 1, 2
+READY, DONE = b"r", b"d"
 SIZES = {"max_message_size": 256 << 20}
 """Options where messages get larger than a receiver takes by default."""
 BUSY_POLL = 0.001
@@ -42,12 +42,12 @@ def serve_connection(connection: Any, one_way: bool) -> None:
             send(message)
         return
     for request in connection:
-        direction, count, size = _REQUEST.unpack(request)
-        if direction == _SENDS:
-            send(_READY)
+        direction, count, size = REQUEST.unpack(request)
+        if direction == SENDS:
+            send(READY)
             while count:
                 count -= len(connection.receive_many())
-            send(_DONE)
+            send(DONE)
         else:
             batch = [bytes(size)] * batch_of(size)
             for _ in range(count // len(batch)):
@@ -110,8 +110,8 @@ class Sends(RoundTrips):
 
     def begin(self, count: int) -> None:
         """Asks the server to take `count` messages."""
-        self.connection.send(_REQUEST.pack(_SENDS, count, len(self.payload)))
-        if self.connection.receive() != _READY:
+        self.connection.send(REQUEST.pack(SENDS, count, len(self.payload)))
+        if self.connection.receive() != READY:
             raise EOFError("the server is not ready")
 
     def run(self, ticks: Iterable[object]) -> None:
@@ -122,7 +122,7 @@ class Sends(RoundTrips):
 
     def finish(self) -> None:
         """Waits until the receiver has them all."""
-        if self.connection.receive() != _DONE:
+        if self.connection.receive() != DONE:
             raise EOFError("the server has not received everything")
 
 
@@ -135,7 +135,7 @@ class Receives(RoundTrips):
 
     def begin(self, count: int) -> None:
         """Asks the server to send `count` messages and some more, and takes those."""
-        self.connection.send(_REQUEST.pack(_RECEIVES, count + WARM_UP, len(self.payload)))
+        self.connection.send(REQUEST.pack(RECEIVES, count + WARM_UP, len(self.payload)))
         for _ in range(WARM_UP):
             self.connection.receive()
 
