@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
 }
-COLOURS = 16
+COLOURS = 18
 """How many colours for subjects the page has."""
 _STEP = 0.2
 """Inches between the marks of a row; a row with few marks is as high as one with three."""

@@ -425,7 +425,7 @@ class TestBudget:
             pair.check()
 
     def test_large_messages_become_whole_however_many_have_begun(self):
-        """When all that there is has gone into parts of messages, one session at a time gets more."""
+        """When all there is has gone into parts of messages, one session at a time gets more."""
         blocks, others = self.pairs(30)
         messages = [self.BIG, payload(2 * MIB, 1)]
         names = {}
@@ -456,7 +456,7 @@ class TestBudget:
         assert most < self.BUDGET + 8 * MIB
 
     def test_who_has_more_than_there_is_must_make_haste(self):
-        blocks, hogs = self.pairs(60)
+        _, hogs = self.pairs(60)
         for pair, name in hogs:
             assert pair.client.send(name, self.BIG) is True
             pair.write(pair.client, MIB + 100_000)

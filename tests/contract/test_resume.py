@@ -213,7 +213,6 @@ class TestFail:
             connection.send(b"after")
             assert [accepted.receive(PATIENCE) for _ in range(2)] == [b"before", b"after"]
 
-
     def test_a_server_that_has_no_room_is_asked_again(
         self, link: str, caplog: pytest.LogCaptureFixture
     ) -> None:
