@@ -148,6 +148,7 @@ class Listening:
     def _link_ended(self, multiplexer: Multiplexer) -> None:
         with self._lock:
             self._multiplexers.pop(multiplexer.key, None)
+        self._sessions.ended(multiplexer)
 
     @property
     def multiplexers(self) -> list[Multiplexer]:
@@ -179,6 +180,7 @@ class Listening:
             self._closed = True
         deadline = None if timeout is None else time.monotonic() + timeout
         self._greeter.close()
+        self._sessions.close()
         if self._address.path:
             with contextlib.suppress(OSError):
                 Path(self._address.path).unlink()

@@ -48,11 +48,13 @@ class Sessions:
         self.call(lambda: self._keep(multiplexer))
 
     def _keep(self, multiplexer: Multiplexer) -> None:
+        if not multiplexer.key.is_loose:
+            return  # it has another one already: what comes after that waits for its end
         coming = self._coming.pop(multiplexer, None)
         if coming is not None:
             self._attach(multiplexer, *coming)
-        if not multiplexer.key.is_loose:
-            return
+            if not multiplexer.key.is_loose:
+                return
         now = time.monotonic()
         self._since.pop(multiplexer, None)
         self._since[multiplexer] = now
@@ -60,6 +62,21 @@ class Sessions:
             self._tell("lost", f"the link to {multiplexer.peer_address} is lost")
         self.call_at(now + self._options.session_timeout, lambda: self._expire(multiplexer, now))
         self._make_room()
+
+    def ended(self, multiplexer: Multiplexer) -> None:
+        """A session is over. From any thread; does not wait."""
+        self.call(lambda: self._forget(multiplexer))
+
+    def _forget(self, multiplexer: Multiplexer) -> None:
+        self._since.pop(multiplexer, None)
+        coming = self._coming.pop(multiplexer, None)
+        if coming is not None:
+            self._reject(coming[0], UNKNOWN_SESSION, "the session was ended here")
+
+    def close(self) -> None:
+        """Lets go of the links that still wait. The listener's thread has ended."""
+        while self._coming:
+            self._coming.popitem()[1][0].close()
 
     def _make_room(self) -> None:
         for multiplexer in list(self._since):
@@ -94,12 +111,16 @@ class Sessions:
         if multiplexer is None:
             self._reject(sock, UNKNOWN_SESSION, "this server does not keep such a session")
             return
+        if not multiplexer.key.unlink(request.epoch):
+            if multiplexer.closed:
+                self._reject(sock, UNKNOWN_SESSION, "the session was ended here")
+            else:
+                self._reject(sock, _CODES["STATE"], f"epoch {request.epoch} is not a new one")
+            return
         before = self._coming.pop(multiplexer, None)
         if before is not None:
             before[0].close()
-        if not multiplexer.key.unlink(request.epoch):
-            self._reject(sock, _CODES["STATE"], f"epoch {request.epoch} is not a new one")
-        elif multiplexer.key.is_loose:
+        if multiplexer.key.is_loose:
             self._attach(multiplexer, sock, request)
         else:
             self._coming[multiplexer] = (sock, request)

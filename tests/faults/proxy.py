@@ -81,6 +81,8 @@ class Way:
         self.source, self.sink = source, sink
         self.taken = 0
         """Bytes passed on or dropped, and so the offset of the next one."""
+        self.sends = 0
+        """How often something was passed on."""
         self.held: collections.deque[tuple[float, memoryview]] = collections.deque()
         """What was read and is still to be passed on, and from when on it may be."""
         self.held_bytes = 0
@@ -182,6 +184,7 @@ class Way:
                     self.link.ways[1 - self.index].ended = RST
                 self.dropping = True
                 return 0 if not data else self._pass(data)
+            self.sends += 1
             self.link.observer.ways[self.index].feed(data[:count])
         self.taken += count
         return count
