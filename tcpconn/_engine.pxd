@@ -113,6 +113,8 @@ cdef class Engine:
     cdef bint reader_waits      # the USER reader is in link.wait
     cdef bint owned             # the keeper reads when nobody waits
     cdef bint looped            # an event loop waits for the link, and reads when it can
+    cdef bint heeded            # the keeper comes soon: a loop that has read need not ask it to
+    cdef uint64_t seen_at       # what was heard last, when the keeper was here
     cdef bint replied           # the last message was taken, and no write has followed
     cdef bint watched           # the flusher looks after a stream of sends
     cdef uint32_t run           # sends in close succession

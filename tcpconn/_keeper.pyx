@@ -145,7 +145,14 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         engine.want = 0
         engine.unlock()
         return next_at
-    # When to come again: while somebody reads, to see whether they still do.
+    # When to come again: while somebody reads, to see whether they still do, and because what they
+    # read sets times (acks that are owed).
+    if engine.looped:
+        if engine.heeded and s.heard_at != engine.seen_at:
+            next_at = now + TAKE_OVER_NS
+        else:
+            engine.heeded = False
+        engine.seen_at = s.heard_at
     if not engine.owned and not engine.looped:
         if engine.reading == NOBODY and now - min(engine.left_at, now) >= TAKE_OVER_NS:
             engine.owned = True

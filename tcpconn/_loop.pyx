@@ -379,6 +379,7 @@ cdef class LinkWatch:
         if starts:
             engine.looped = True        # from here on the keeper keeps the descriptor open
             engine.owned = False
+            engine.heeded = False
             engine.due |= DUE_LOOK
         engine.unlock()
         if paused:
@@ -411,6 +412,9 @@ cdef class LinkWatch:
                         break
                 engine.reading = NOBODY
                 engine.pass_role()
+                if not engine.heeded:
+                    engine.heeded = True
+                    engine.due |= DUE_LOOK  # what came may have set a time, for an ack
             down = engine.down
             paused = engine.s.paused
             engine.unlock()

@@ -168,6 +168,17 @@ async def test_a_sender_waits_for_its_reader_and_a_cancelled_one_sends_nothing(l
         assert await server.receive() == b"last"
 
 
+async def test_credit_comes_back_though_the_receiver_sends_nothing(link: str) -> None:
+    # Without a keepalive that would bring it along in the end.
+    async with ends(link, keepalive=0) as (client, server):
+        for _ in range(30):
+            for _ in range(100):
+                await client.send(bytes(1024))
+            await client.flush()
+            for _ in range(100):
+                assert len(await server.receive()) == 1024
+
+
 async def test_operations_are_coroutines_to_asyncio(link: str) -> None:
     async with ends(link) as (client, server):
         await asyncio.gather(client.send(b"1"), client.send(b"2"), client.flush())
