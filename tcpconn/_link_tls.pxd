@@ -26,10 +26,13 @@ cdef class TlsLink(Link):
     cdef object outgoing        # ciphertext to be sent
     cdef bint failed
     cdef bint ended             # there will be no more to read
+    cdef bint may_renegotiate
     cdef bint renegotiates      # writing waits for something to be read
     cdef bint answers           # reading has made something to be sent
     # The reader's own:
     cdef uint8_t* received      # what one read of the socket gave
+    cdef size_t partial         # bytes of the last record that came in part
+    cdef size_t body            # the length that its header says
     # The writer's own:
     cdef uint8_t* gathered      # a record put together from several spans
     # The poller's own:
@@ -43,7 +46,9 @@ cdef class TlsLink(Link):
     cdef Py_ssize_t decrypt_all(self, Span* spans, int count, size_t skip) except -2
     cdef Py_ssize_t take(self, uint8_t* to, Py_ssize_t room) except -2
     cdef Py_ssize_t take_on_main_thread(self, uint8_t* to, Py_ssize_t room) except -2
+    cdef bint is_agreed(self) except -1
     cdef int absorb(self, size_t size) noexcept nogil
+    cdef void follow(self, const uint8_t* data, size_t size) noexcept nogil
     cdef Py_ssize_t encrypt(
         self, Span* spans, int count, size_t skip, size_t most
     ) noexcept nogil

@@ -12,6 +12,8 @@ from tcpconn._link import Link, Poller
 class TlsLink(Link):
     """A link on an `ssl.SSLObject` whose handshake is done, over a link that has the socket."""
 
+    # `unsent`: ciphertext for the socket to go first; `begun`: all of it that came so far.
+
     under: Link
     """The link that has the socket."""
 
@@ -22,6 +24,7 @@ class TlsLink(Link):
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
         unsent: bytes = b"",
+        begun: bytes = b"",
     ) -> Self: ...
 
 @final

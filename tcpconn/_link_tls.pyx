@@ -11,9 +11,10 @@ A record that the socket took a part of is not reported as written: the engine o
 again once the socket has room, and until then waits for that. What was encrypted is remembered
 (`committed`), and nothing else is encrypted before it has gone.
 
-Reading may produce something to write (an answer to a key update, a renegotiation): the reader
-sends it, as far as the socket takes it. What is left goes with the next write, or when whoever
-waits for this link finds that the socket has room.
+Reading may produce something to write (where TLS 1.2 renegotiates): the reader sends it, as far as
+the socket takes it. What is left goes with the next write, or when whoever waits for this link
+finds that the socket has room. Until the renegotiation is over nothing else is written: OpenSSL
+would go on with it from there, and take what the peer still sends for a fault.
 
 What was decrypted or received and not yet read is nothing that a wait on the socket would notice:
 `holding` says that there may be some.
@@ -65,6 +66,7 @@ cdef extern from "pythread.h" nogil:
 
 cdef enum:
     RECORD = 16384              # plaintext in a record at most
+    RECORD_HEADER = 5
     BATCH = 65536               # plaintext that is encrypted before the socket gets any of it
     RECEIVE = 4 * (RECORD + 256)    # four records and what they are wrapped in: one read's worth
     # Ciphertext made by reading that the peer may leave unread: answers to more key updates than
@@ -101,7 +103,9 @@ cdef inline object writable(uint8_t* data, Py_ssize_t length):
 cdef class TlsLink(Link):
     """A link on an `ssl.SSLObject` whose handshake is done, over a link that has the socket."""
 
-    def __cinit__(self, Link under, sslobject, incoming, outgoing, bytes unsent=b""):
+    def __cinit__(
+        self, Link under, sslobject, incoming, outgoing, bytes unsent=b"", bytes begun=b""
+    ):
         tc_mutex_init(&self.order)
         tc_mutex_init(&self.state)
         self.under = under
@@ -113,6 +117,7 @@ cdef class TlsLink(Link):
         self.tls = sslobject._sslobj
         self.tls_read = self.tls.read
         self.tls_write = self.tls.write
+        self.may_renegotiate = sslobject.version() != "TLSv1.3"
         self.incoming = incoming
         self.outgoing = outgoing
         self.holding = True             # what came behind the handshake
@@ -120,6 +125,7 @@ cdef class TlsLink(Link):
         self.unsent_data = <const uint8_t*> PyBytes_AS_STRING(unsent)
         self.unsent_size = <size_t> PyBytes_GET_SIZE(unsent)
         self.leftover = self.unsent_size > 0
+        self.follow(<const uint8_t*> PyBytes_AS_STRING(begun), <size_t> PyBytes_GET_SIZE(begun))
         self.received = <uint8_t*> PyMem_RawMalloc(RECEIVE)
         self.gathered = <uint8_t*> PyMem_RawMalloc(RECORD)
         if self.received is NULL or self.gathered is NULL:
@@ -169,6 +175,7 @@ cdef class TlsLink(Link):
 
     cdef int absorb(self, size_t size) noexcept nogil:
         """Hands ciphertext to the SSL object."""
+        self.follow(self.received, size)
         tc_mutex_lock(&self.state)
         with gil:
             try:
@@ -177,6 +184,21 @@ cdef class TlsLink(Link):
                 self.fail(error)
         tc_mutex_unlock(&self.state)
         return -1 if self.failed else 0
+
+    cdef void follow(self, const uint8_t* data, size_t size) noexcept nogil:
+        """Keeps account of where records end: whether a whole one is there to be read."""
+        cdef size_t step
+        while size > 0:
+            if self.partial < RECORD_HEADER:
+                self.body = self.body << 8 & 0xFFFF | data[0]
+                step = 1
+            else:
+                step = min(size, RECORD_HEADER + self.body - self.partial)
+            self.partial += step
+            data += step
+            size -= step
+            if self.partial >= RECORD_HEADER and self.partial == RECORD_HEADER + self.body:
+                self.partial = 0
 
     cdef Py_ssize_t decrypt(self, Span* spans, int count, size_t skip) noexcept nogil:
         """Fills spans behind the first `skip` bytes with what can be decrypted. How much it was, or
@@ -222,7 +244,6 @@ cdef class TlsLink(Link):
                     return total
                 if step == 0:
                     return total
-                self.renegotiates = False
                 done += <size_t> step
                 total += step
         return total
@@ -230,21 +251,44 @@ cdef class TlsLink(Link):
     cdef Py_ssize_t take(self, uint8_t* to, Py_ssize_t room) except -2:
         """Decrypts into `to`, at most one record. 0: the end, or what came makes no record yet."""
         cdef Py_ssize_t step
-        if self.ended or (self.incoming.pending == 0 and self.tls.pending() == 0):
+        if self.ended:
             return 0
-        try:
-            if PyThread_get_thread_ident() == _main_thread:
-                step = self.take_on_main_thread(to, room)
-            else:
-                step = self.tls_read(room, writable(to, room))
-        except ssl.SSLWantReadError:
-            self.renegotiates = False       # if it did, it has gone on: writing finds out
+        if self.incoming.pending <= <Py_ssize_t> self.partial and self.tls.pending() == 0:
+            step = OUTCOME_AGAIN
+        else:
+            try:
+                if PyThread_get_thread_ident() == _main_thread:
+                    step = self.take_on_main_thread(to, room)
+                else:
+                    step = self.tls_read(room, writable(to, room))
+            except ssl.SSLWantReadError:
+                step = OUTCOME_AGAIN        # what was there had nothing to be read in it
+            except ssl.SSLZeroReturnError:
+                step = 0
+        if self.may_renegotiate:
+            if self.outgoing.pending > 0:
+                self.renegotiates = True
+            if self.renegotiates and step == OUTCOME_AGAIN:
+                self.renegotiates = not self.is_agreed()
+        if step == OUTCOME_AGAIN:
             return 0
-        except ssl.SSLZeroReturnError:
-            step = 0
         if step == 0:
             self.ended = True
         return step
+
+    cdef bint is_agreed(self) except -1:
+        """Whether no renegotiation is under way; all that came is read."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            except ssl.SSLError:
+                raise
+            except BaseException as error:
+                self.defer(error)
+                continue
+            return True
 
     cdef Py_ssize_t take_on_main_thread(self, uint8_t* to, Py_ssize_t room) except -2:
         """CPython runs signal handlers between decrypting and saying how much that was. One that
@@ -314,7 +358,9 @@ cdef class TlsLink(Link):
         """
         cdef Py_ssize_t total = OUTCOME_FAILED
         tc_mutex_lock(&self.state)
-        if not self.failed and not self.closing:
+        if self.renegotiates:
+            total = 0
+        elif not self.failed and not self.closing:
             with gil:
                 try:
                     total = self.encrypt_all(spans, count, skip, most)
@@ -361,10 +407,9 @@ cdef class TlsLink(Link):
         except BaseException as error:
             if PyThread_get_thread_ident() != _main_thread:
                 raise
-            # As above, a signal handler. Whether the record was made before shows by what there is
-            # to be sent; but when renegotiating, that may be something else.
+            # As above, a signal handler: whether the record was made shows in what is to be sent.
             self.defer(error)
-            if self.outgoing.pending - before <= length or self.tls.version() != "TLSv1.3":
+            if self.outgoing.pending - before <= length:
                 raise OSError(EIO, "a signal came while a record was made") from None
             return length
 
@@ -466,6 +511,7 @@ cdef class TlsLink(Link):
         """Remembers why the link is broken. With the GIL and `state`."""
         self.failed = True
         self.holding = True             # who waits finds out
+        self.answers = True             # the alert that says it to the peer
         self.error = EIO
         if isinstance(error, MemoryError):
             self.error = ENOMEM
@@ -491,10 +537,10 @@ cdef class TlsLink(Link):
             with gil:
                 try:
                     self.tls.shutdown()
-                except (ssl.SSLError, OSError):
-                    pass                # the peer's own is not here yet, or its link is broken
+                except ssl.SSLError:
+                    pass                # the peer's own is not here yet
                 except BaseException as error:
-                    self.fail(error)
+                    self.defer(error)
             self.answers = True
         self.closing = True
         tc_mutex_unlock(&self.state)

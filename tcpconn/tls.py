@@ -75,7 +75,7 @@ class TlsStream:
         self._outgoing = ssl.MemoryBIO()
         self._unsent = b""
         self._begun = False
-        self._received = 0
+        self._received = b""
         self._deadline: float | None = None
         self._tls = _wrapped(context, self._incoming, self._outgoing, server, hostname)
 
@@ -124,7 +124,9 @@ class TlsStream:
 
     def link(self, under: Link) -> Link:
         """The link that goes on with what was begun here, over one on the socket."""
-        return TlsLink(under, self._tls, self._incoming, self._outgoing, self._unsent)
+        return TlsLink(
+            under, self._tls, self._incoming, self._outgoing, self._unsent, self._received
+        )
 
     def _do(self, operation: Callable[[], T], at_end: T | None = None) -> T:
         while True:
@@ -153,8 +155,8 @@ class TlsStream:
     def _receive(self) -> None:
         self._limit_time()
         data = self.socket.recv(RECEIVE)
-        self._received += len(data)
-        if self._received > LONGEST:
+        self._received += data
+        if len(self._received) > LONGEST:
             raise TlsError(f"no TLS with {self._peer}: a handshake of more than {LONGEST} bytes")
         if data:
             self._incoming.write(data)

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 import tcpconn
-from support import ANY, PATIENCE, Background, echo, tcp_pair, wait_until
+from faults.plan import RST
+from faults.proxy import Proxy
+from support import ANY, PATIENCE, Background, break_link, echo, tcp_pair, wait_until
+from tcpconn.handshake import Rejected, Resume, resume, run
 
 OVER_TLS = True
 
@@ -106,6 +109,58 @@ def test_links_are_shared_by_those_with_the_same_key(link: str) -> None:
         with pytest.raises(tcpconn.AuthenticationError):
             pool.connect(server.address)
         assert pool.stats().dialled == 1
+
+
+def test_a_session_goes_on_with_the_same_key(link: str) -> None:
+    with (
+        tcpconn.serve(echo, ANY, link=link, authkey=KEY) as server,
+        tcpconn.ConnectionPool(link=link, authkey=KEY) as pool,
+        pool.connect(server.address) as connection,
+    ):
+        assert connection.multiplexer is not None
+        for number in range(3):
+            connection.send(b"%d" % number)
+            assert connection.receive(PATIENCE) == b"%d" % number
+            break_link(connection.multiplexer)
+
+
+@pytest.mark.plain
+def test_a_stolen_session_is_of_no_use_without_the_key(link: str) -> None:
+    with (
+        tcpconn.serve(echo, ANY, link=link, authkey=KEY) as server,
+        tcpconn.ConnectionPool(link=link, authkey=KEY) as pool,
+        pool.connect(server.address) as connection,
+    ):
+        connection.send(b"hello")
+        assert connection.receive(PATIENCE) == b"hello"
+        assert connection.multiplexer is not None
+        session = connection.multiplexer.key.session
+        assert session.secret is not None
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as thief:
+            request = Resume(session.session_id, 9, session.taken, b"")
+            steps = resume(request, session.secret, session.server_nonce)
+            with pytest.raises(Rejected, match="wants a proof of its authkey"):
+                run(steps, thief, None)
+        connection.send(b"still here")
+        assert connection.receive(PATIENCE) == b"still here"
+
+
+def test_a_server_with_a_new_key_ends_the_session(link: str) -> None:
+    with (
+        tcpconn.serve(echo, ANY, link=link, authkey=KEY) as server,
+        Proxy(server.address) as proxy,
+        tcpconn.ConnectionPool(link=link, authkey=KEY) as pool,
+    ):
+        connection = pool.connect(proxy.address)
+        connection.send(b"hello")
+        assert connection.receive(PATIENCE) == b"hello"
+        with tcpconn.serve(echo, ANY, link=link, authkey=OTHER_KEY) as other:
+            host, port = other.address.split(":")
+            proxy.target = (host, int(port))
+            proxy.strike(RST)
+            with pytest.raises(tcpconn.TcpconnError, match="the same on both sides"):
+                connection.receive(PATIENCE)
 
 
 def test_wrap(link: str) -> None:

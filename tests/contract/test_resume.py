@@ -30,6 +30,8 @@ from tcpconn import handshake
 from tcpconn._frame import PREFACE, decode_frames
 from tcpconn.handshake import Resume
 
+OVER_TLS = True
+
 
 class Events:
     """What `on_state` was told, and when the next one comes."""
@@ -213,6 +215,7 @@ class TestFail:
             connection.send(b"after")
             assert [accepted.receive(PATIENCE) for _ in range(2)] == [b"before", b"after"]
 
+    @pytest.mark.plain
     def test_a_server_that_has_no_room_is_asked_again(
         self, link: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -449,6 +452,7 @@ class TestWhoAsks:
         request = self.request(connection, **changed)
         return request.signed(session.secret or b"", session.server_nonce, False).frame(False)
 
+    @pytest.mark.plain
     @pytest.mark.parametrize("wrong", ["secret", "nonce", "id", "side"])
     def test_a_wrong_proof(self, wrong: str, connection: tcpconn.Connection) -> None:
         session = multiplexer_of(connection).key.session
@@ -459,6 +463,7 @@ class TestWhoAsks:
         kind, payload = ask(connection.peer_address, request.frame(False))
         assert (kind, payload[:4]) == (3, b"\0\0\0\x0b")
 
+    @pytest.mark.plain
     def test_an_old_request_again(self, connection: tcpconn.Connection) -> None:
         break_link(multiplexer_of(connection))
         connection.send(b"y")
@@ -468,11 +473,13 @@ class TestWhoAsks:
         kind, payload = ask(connection.peer_address, self.signed(connection, epoch=epoch))
         assert (kind, payload[:4]) == (3, b"\0\0\0\x07")
 
+    @pytest.mark.plain
     def test_malformed(self, connection: tcpconn.Connection) -> None:
         kind, payload = ask(connection.peer_address, self.signed(connection)[:-1] + b"\0")
         assert (kind, payload[:4]) == (3, b"\0\0\0\x0b")
 
 
+@pytest.mark.plain
 def test_one_who_has_what_was_not_sent_is_refused(link: str) -> None:
     """And the session is kept for the right one."""
     with tcpconn.serve(echo, ANY, link=link) as server, tcpconn.ConnectionPool(link=link) as pool:
@@ -531,6 +538,7 @@ class TestKept:
 
 
 class TestSilence:
+    @pytest.mark.plain
     def test_a_frozen_peer_counts_as_lost(self, link: str) -> None:
         """It takes what is sent, and says nothing, not even when asked."""
         events = Events()
@@ -612,6 +620,7 @@ def test_closing_without_a_link(link: str) -> None:
             connection.send(b"y")
 
 
+@pytest.mark.plain
 def test_a_blocking_handshake_is_the_same(link: str) -> None:
     """A peer written on `handshake` alone gets its session back."""
     with tcpconn.serve(echo, ANY, link=link) as server, tcpconn.ConnectionPool(link=link) as pool:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import tcpconn
+from faults.plan import DOWN, FLIP, RST, UP, Fault, Plan
+from faults.proxy import Proxy
 from support import (
     ANY,
     CERTIFICATES,
@@ -28,6 +30,7 @@ from support import (
     tcp_pair,
     wait_until,
 )
+from terminator import Terminator
 
 
 def wants_certificates() -> ssl.SSLContext:
@@ -371,6 +374,108 @@ class TestWrap:
         near, far = tcp_pair()
         with near, pytest.raises(tcpconn.Timeout, match="TLS handshake"):
             tcpconn.wrap(far, link=link, ssl=server_context(), handshake_timeout=0.05)
+
+
+class TestBreaks:
+    """Resuming over TLS. (Most of it is in test_resume.)"""
+
+    def test_bits_that_flip_are_breaks_to_be_survived(self, link: str) -> None:
+        """In mid-record, in mid-handshake: nothing wrong gets through, and nothing is lost."""
+        flips = [
+            [Fault(FLIP, UP, at=150_000, bit=3)],
+            [Fault(FLIP, DOWN, at=200_001, bit=7)],
+            [Fault(FLIP, UP, at=700, bit=0)],  # in the handshake, where it is encrypted
+            [Fault(FLIP, DOWN, at=5, bit=5)],  # and where it is not
+            [Fault(FLIP, DOWN, at=90, bit=1)],
+            [Fault(FLIP, UP, at=100_000, bit=0)],
+        ]
+        messages = [noise(20_000, number) for number in range(100)]
+        # One that flips in the length of a record makes both sides wait for the other.
+        soon = {"keepalive": 0.2, "keepalive_timeout": 1.0}
+        with (
+            serving(link, server_context(), **soon) as server,
+            Proxy(server.address, Plan(links=flips)) as proxy,
+            tcpconn.ConnectionPool(link=link, ssl=client_context(), **soon) as pool,
+            pool.connect(proxy.address) as connection,
+        ):
+            sending = Background(lambda: connection.send_many(messages))
+            for message in messages:
+                assert connection.receive(PATIENCE) == message
+            sending.result()
+            assert proxy.count(FLIP) == len(flips)
+
+    def test_a_server_that_is_not_trusted_any_more_ends_the_session(self, link: str) -> None:
+        with (
+            serving(link, server_context()) as server,
+            serving(link, server_context("stranger-server")) as other,
+            Proxy(server.address) as proxy,
+            tcpconn.ConnectionPool(link=link, ssl=client_context()) as pool,
+        ):
+            connection = pool.connect(proxy.address)
+            connection.send(b"hello")
+            assert connection.receive(PATIENCE) == b"hello"
+            host, port = other.address.split(":")
+            proxy.target = (host, int(port))
+            proxy.strike(RST)
+            with pytest.raises(tcpconn.TcpconnError, match="is not trusted"):
+                connection.receive(PATIENCE)
+
+
+class TestNewKeys:
+    """What makes reading write, and writing read."""
+
+    @pytest.mark.parametrize("server", [False, True])
+    def test_in_the_midst_of_traffic(self, server: bool, link: str) -> None:
+        """The client is the one that is asked for new keys, or the server."""
+        with self.path(link, server) as (connection, terminator):
+            for size in (100, 300 * KIB):
+                messages = [noise(size, number) for number in range(60)]
+                sending = Background(lambda each=messages: connection.send_many(each))
+                for number, message in enumerate(messages):
+                    if number % 3 == 0:
+                        terminator.update_keys(1 + number % 2)
+                    assert connection.receive(PATIENCE) == message
+                sending.result()
+
+    @pytest.mark.parametrize("server", [False, True])
+    def test_again_and_again_while_nothing_is_said(self, server: bool, link: str) -> None:
+        with self.path(link, server) as (connection, terminator):
+            terminator.update_keys(20_000)
+            connection.send(b"hello again")
+            assert connection.receive(PATIENCE) == b"hello again"
+
+    def test_renegotiation(self, link: str) -> None:
+        """TLS 1.2's way to new keys: a handshake in the midst of what is said."""
+        version = ssl.TLSVersion.TLSv1_2
+        with self.path(link, False, maximum_version=version) as (connection, terminator):
+            for size in (100, 300 * KIB):
+                messages = [noise(size, number) for number in range(40)]
+                sending = Background(lambda each=messages: connection.send_many(each))
+                for number, message in enumerate(messages):
+                    if number % 5 == 0:
+                        terminator.renegotiate()
+                    assert connection.receive(PATIENCE) == message
+                sending.result()
+            assert terminator.renegotiations > 2
+
+    @contextlib.contextmanager
+    def path(
+        self, link: str, server: bool, **settings: Any
+    ) -> Iterator[tuple[tcpconn.Connection, Terminator]]:
+        """A connection to an echo server, with TLS on the client's or the server's side of it."""
+        with contextlib.ExitStack() as stack:
+            near = None if server else client_context(**settings)
+            far = server_context(**settings) if server else None
+            target = stack.enter_context(serving(link, far, on_state=None))
+            context = client_context(**settings) if server else server_context(**settings)
+            terminator = stack.enter_context(Terminator(target.address, context, server=not server))
+            pool = stack.enter_context(
+                tcpconn.ConnectionPool(link=link, ssl=near, session_timeout=0)
+            )
+            connection = stack.enter_context(pool.connect(terminator.address))
+            connection.send(b"hello")
+            assert connection.receive(PATIENCE) == b"hello"
+            yield connection, terminator
 
 
 class TestTraffic:
