@@ -407,6 +407,9 @@ cdef bint is_authorized(Endpoint endpoint) except -1:
         wanted = engine.session.options.authorize(
             engine.peer_address, engine.peer_certificate, endpoint.id
         )
+        if hasattr(wanted, "__await__"):
+            answer, wanted = wanted, False
+            raise TypeError(f"authorize has answered with something to be awaited: {answer!r}")
         if not wanted:
             logger.info("connection %s of %s is refused", endpoint.id, engine.peer_address)
     except Exception:

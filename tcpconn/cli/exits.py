@@ -39,10 +39,14 @@ class ExitCode(IntEnum):
     REFUSED = 25, "send: the receiver refused a file or could not store it"
     READ = 26, "could not read a file or standard input"
     TIMEOUT = 28, "a timeout ran out"
+    TLS = 35, "no link through TLS: the peer speaks something else, or has other settings"
     LISTEN = 45, "could not listen on ADDR"
     SEND = 55, "send: the connection was lost"
     RECEIVE = 56, "receive, ping: the connection was lost"
+    CREDENTIALS = 58, "a certificate, or the file of a key, cannot be used"
+    UNTRUSTED = 60, "one side does not trust the other's certificate"
     TOO_LARGE = 63, "a message is larger than the peer takes"
+    AUTHENTICATION = 67, "the peer has another key than --authkey-file, or none"
     BUG = 70, "an error in tcpconn itself"
     INTERRUPTED = 130, "ended by Ctrl-C (143: by SIGTERM)"
 
@@ -105,6 +109,12 @@ def explaining(address: str, *, lost: ExitCode) -> Iterator[None]:
         ) from error
     except tcpconn.ResolveError as error:
         raise CommandError(ExitCode.RESOLVE, _naming(address, error)) from error
+    except tcpconn.CertificateError as error:
+        raise CommandError(ExitCode.UNTRUSTED, _naming(address, error)) from error
+    except tcpconn.TlsError as error:
+        raise CommandError(ExitCode.TLS, _naming(address, error)) from error
+    except tcpconn.AuthenticationError as error:
+        raise CommandError(ExitCode.AUTHENTICATION, _naming(address, error)) from error
     except tcpconn.ConnectError as error:
         raise CommandError(
             ExitCode.CONNECT, f"{_naming(address, error)}; is anything listening there?"

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from itertools import accumulate
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -24,6 +24,7 @@ from tcpconn.cli.options import (
     debug_option,
     link_options,
 )
+from tcpconn.cli.security import caller_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -280,6 +281,7 @@ class Pinger:
 @connect_timeout_option
 @busy_poll_option
 @link_options
+@caller_options
 @debug_option
 def ping(
     address: str,
@@ -293,6 +295,7 @@ def ping(
     busy_poll: float,
     link: str,
     max_message_size: int,
+    security: dict[str, Any],
 ) -> int:
     """Send messages to the echo server at ADDR and time the replies.
 
@@ -307,6 +310,7 @@ def ping(
       tcpconn ping 127.0.0.1:9000
       tcpconn ping -c 10 -i 200ms -s 64K host:9000
       tcpconn ping -f -c 100000 host:9000       as fast as they come back
+      tcpconn ping --tls host.example:9000      through TLS
     """
     began = time.monotonic()
     with explaining(address, lost=ExitCode.RECEIVE):
@@ -316,6 +320,7 @@ def ping(
             link=link,
             max_message_size=max_message_size,
             busy_poll=busy_poll,
+            **security,
         )
     peer = connection.peer_address
     took = time.monotonic() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -24,6 +25,7 @@ from tcpconn.cli.options import (
     print_address_option,
     quiet_option,
 )
+from tcpconn.cli.security import listener_options
 from tcpconn.cli.storage import Destination, NotWanted, destination
 from tcpconn.cli.transfer import (
     Header,
@@ -63,6 +65,7 @@ from tcpconn.cli.transfer import (
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for each file, terminal or not.")
 @link_options
+@listener_options
 @debug_option
 def receive(
     address: str,
@@ -75,6 +78,7 @@ def receive(
     verbose: bool,
     link: str,
     max_message_size: int,
+    security: dict[str, Any],
 ) -> int:
     """Listen on ADDR and store what a tcpconn send brings; end when it has.
 
@@ -83,7 +87,8 @@ def receive(
     last part, without control characters or a dot in front; what comes without a name, from
     standard input, is stored as "stdin". Permissions are taken over as far as the umask lets them.
 
-    Anyone who reaches ADDR can send: listen on an address that only the right ones reach.
+    Anyone who reaches ADDR can send: listen on an address that only the right ones reach, or let
+    them show that they are with --authkey-file, or --tls-cert and --tls-ca.
 
     On a terminal there is a progress bar; in a pipe there are no lines but the address and errors.
 
@@ -97,7 +102,7 @@ def receive(
         raise click.UsageError("--print-address and --output - both want standard output")
     target = destination(output, force=force)
     with explaining_listen(address):
-        listener = tcpconn.listen(address, link=link, max_message_size=max_message_size)
+        listener = tcpconn.listen(address, link=link, max_message_size=max_message_size, **security)
     with (
         listener,
         terminal.TransferReport(

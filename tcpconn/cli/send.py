@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +24,7 @@ from tcpconn.cli.options import (
     link_options,
     quiet_option,
 )
+from tcpconn.cli.security import caller_options
 from tcpconn.cli.transfer import (
     Header,
     Mismatch,
@@ -132,6 +134,7 @@ def _check(paths: tuple[str, ...], name: str | None) -> list[_File]:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for each file, terminal or not.")
 @link_options
+@caller_options
 @debug_option
 def send(
     address: str,
@@ -144,6 +147,7 @@ def send(
     verbose: bool,
     link: str,
     max_message_size: int,
+    security: dict[str, Any],
 ) -> int:
     """Send each FILE, or standard input, to the tcpconn receive that listens on ADDR.
 
@@ -160,6 +164,7 @@ def send(
     Examples:
       tcpconn send host:9000 disk.img notes.txt
       tar cz photos | tcpconn send --name photos.tgz host:9000
+      tcpconn send --tls-ca authority.pem --authkey-file key host:9000 disk.img
     """
     if message_size > max_message_size:
         raise click.UsageError(
@@ -168,7 +173,11 @@ def send(
     files = _check(paths or ("-",), name)
     with explaining(address, lost=ExitCode.SEND):
         connection = tcpconn.connect(
-            address, timeout=connect_timeout, link=link, max_message_size=max_message_size
+            address,
+            timeout=connect_timeout,
+            link=link,
+            max_message_size=max_message_size,
+            **security,
         )
     try:
         with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from tcpconn.cli.options import (
     print_address_option,
     quiet_option,
 )
+from tcpconn.cli.security import listener_options
 
 _REPORT_INTERVAL = 1.0
 # In seconds: what peers are owed still goes out, but whoever pressed Ctrl-C does not wait for long.
@@ -103,6 +105,7 @@ class _Sink(_Service):
 @quiet_option
 @busy_poll_option
 @link_options
+@listener_options
 @debug_option
 def serve(
     address: str,
@@ -112,6 +115,7 @@ def serve(
     busy_poll: float,
     link: str,
     max_message_size: int,
+    security: dict[str, Any],
 ) -> int:
     """Listen on ADDR and answer every connection, until Ctrl-C.
 
@@ -125,6 +129,7 @@ def serve(
       tcpconn serve 127.0.0.1:9000            an echo server, for tcpconn ping
       tcpconn serve --sink '[::]:9000'        count what comes in, from anywhere
       tcpconn serve --print-address 127.0.0.1:0 > address &
+      tcpconn serve --tls-cert server.pem --authkey-file key 0.0.0.0:9000
     """
     service = _Sink(quiet=quiet) if mode == "sink" else _Echo(quiet=quiet)
     began = time.monotonic()
@@ -136,6 +141,7 @@ def serve(
                 link=link,
                 max_message_size=max_message_size,
                 busy_poll=busy_poll,
+                **security,
             )
         try:
             terminal.announce(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ def test_an_exception(link: str, caplog: pytest.LogCaptureFixture) -> None:
                 refused(connection)
             connection.close()
     assert "the list of friends is lost" in caplog.text
+
+
+def test_a_coroutine_is_no_yes(link: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Awaitable:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    with (
+        tcpconn.serve(echo, ANY, link=link, authorize=lambda *_: Awaitable()) as server,
+        tcpconn.ConnectionPool(link=link) as pool,
+    ):
+        connection = pool.connect(server.address)
+        connection.send(b"hello")
+        refused(connection)
+        connection.close()
+    assert "to be awaited" in caplog.text
 
 
 def test_a_refused_connection_is_none_that_is_accepted(link: str) -> None:
