@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--stdlib", action="store_true", help="also tcpconn without its compiled link"
     )
+    what.add_argument("--tls", action="store_true", help="also tcpconn through TLS")
     what.add_argument(
         "--peers", action="store_true", help="also the other libraries that are installed"
     )
@@ -153,6 +154,8 @@ def _choose(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
     chosen = {Chosen.ALWAYS}
     if arguments.stdlib:
         chosen.add(Chosen.STDLIB)
+    if arguments.tls:
+        chosen.add(Chosen.TLS)
     if arguments.peers:
         chosen.add(Chosen.PEERS)
     return [subject for subject in known.values() if subject.chosen in chosen]

@@ -455,6 +455,7 @@ class TestRegistry:
             "tcpconn",
             "tcpconn_busy_poll",
             "tcpconn_stdlib",
+            "tcpconn_tls",
             "tcpconn_aio",
             "tcpconn_aio_uvloop",
         ]

@@ -13,6 +13,7 @@ _ORDER = (
     "tcpconn",
     "tcpconn_busy_poll",
     "tcpconn_stdlib",
+    "tcpconn_tls",
     "tcpconn_aio",
     "tcpconn_aio_uvloop",
     "raw_tcp",

@@ -21,6 +21,7 @@ class Chosen(enum.Enum):
 
     ALWAYS = "always"
     STDLIB = "with --stdlib"
+    TLS = "with --tls"
     PEERS = "with --peers"
     NEVER = "only when named"
 

@@ -1,4 +1,5 @@
-"""Our subjects: `tcpconn` as it comes, `tcpconn_busy_poll`, and `tcpconn_stdlib` (with --stdlib).
+"""Our subjects: `tcpconn` as it comes, `tcpconn_busy_poll`, `tcpconn_stdlib` (with --stdlib), and
+`tcpconn_tls` (with --tls).
 
 The timed side is the plain loop that a user writes: `send(payload)`, `receive()`. The other side
 is not timed, and takes and sends its messages with the batch calls.
@@ -10,6 +11,7 @@ import contextlib
 import importlib.util
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.subjects.base import (
@@ -30,6 +32,7 @@ SENDS, RECEIVES = 1, 2
 READY, DONE = b"r", b"d"
 SIZES = {"max_message_size": 256 << 20}
 """Options where messages get larger than a receiver takes by default."""
+CERTIFICATES = Path(__file__).resolve().parents[2] / "tests" / "certificates"
 BUSY_POLL = 0.001
 """Seconds, the same as `limit` polls."""
 
@@ -193,6 +196,33 @@ class Tcpconn(Subject):
         return {**self.options, **SIZES} if workload.name == "sizes" else self.options
 
 
+class TcpconnTls(Tcpconn):
+    """The library through TLS, with a certificate of the tests'."""
+
+    def missing(self) -> str | None:
+        """It needs the tests' certificates."""
+        if not CERTIFICATES.is_dir():
+            return f"there is no {CERTIFICATES}"
+        return super().missing()
+
+    def serve(self, workload: Workload, announce: Announce) -> None:
+        """As without TLS, and with a certificate."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATES / "server.pem")
+        self.options = {**self.options, "ssl": context}
+        super().serve(workload, announce)
+
+    def client(self, workload: Workload, port: int) -> Client:
+        """The same loop; the server's certificate is checked."""
+        import ssl
+
+        context = ssl.create_default_context(cafile=str(CERTIFICATES / "authority.pem"))
+        self.options = {**self.options, "ssl": context}
+        return super().client(workload, port)
+
+
 SUBJECTS = [
     Tcpconn("tcpconn", "The library with its defaults: plain `send` and `receive`."),
     Tcpconn(
@@ -205,5 +235,10 @@ SUBJECTS = [
         "The library on the standard library's sockets, as where there is no compiled link.",
         Chosen.STDLIB,
         link="stdlib",
+    ),
+    TcpconnTls(
+        "tcpconn_tls",
+        "The library through TLS 1.3, as Python's `ssl` has it by default.",
+        Chosen.TLS,
     ),
 ]
