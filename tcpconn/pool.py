@@ -90,8 +90,9 @@ class ConnectionPool:
         """Opens the connection named `id` (a new one without) over a pooled link to `address`.
 
         `timeout` in seconds bounds dialling and the handshake. Raises `AddressError`,
-        `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError`
-        or `OptionError`; it tries once and does not loop.
+        `ResolveError`, `ConnectError` (`TlsError`, `CertificateError` and `AuthenticationError` are
+        such), `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or `OptionError`; it tries
+        once and does not loop.
         """
         connection: Connection = self.connect_as(
             Connection, address, id, priority, timeout, options
@@ -292,8 +293,9 @@ def connect(
     `priority`: 0 (least) to 7. `timeout`: seconds for dialling and the handshake, None for no
     limit. Options: see `Options`.
 
-    Raises `AddressError`, `ResolveError`, `ConnectError`, `Timeout`, `NotTcpconn`,
-    `VersionMismatch`, `ProtocolError` or `OptionError`. Thread-safe.
+    Raises `AddressError`, `ResolveError`, `ConnectError` (`TlsError`, `CertificateError` and
+    `AuthenticationError` are such), `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or
+    `OptionError`. Thread-safe.
     """
     chosen = default_pool() if pool is None else pool
     return chosen.connect(address, id, priority=priority, timeout=timeout, **options)
