@@ -128,6 +128,8 @@ cdef class Sending(Receiving):
             return
         with nogil:
             engine.pump(INLINE_ROUNDS)
+            if engine.link.layered:
+                engine.sent_at = tc_now()   # writing took its time: that is no pause
             engine.unlock()
 
     cdef int try_put(self, Part* part, bint more) except -2:
