@@ -349,10 +349,10 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     )
     if conn.out_state == ROUTE_OPEN:
         conn.out_code = known_code(code)
-        # Who closed before our direction was open says so when it opens, and has read nothing.
-        conn.unheard = (
-            conn.outgoing_first is not NULL or s.queue.acked < conn.data_sequence
-            or conn.in_state == ROUTE_ENDED
+        # It may say so long after it closed: because our direction was not open yet, or because it
+        # keeps to a rate.
+        conn.unheard = conn.outgoing_first is not NULL or conn.data_sequence > (
+            conn.heard if conn.in_state == ROUTE_ENDED else s.queue.acked
         )
         conn.finishing = False
         send_reset(s, conn, CODE_CLOSED)

@@ -162,6 +162,7 @@ cdef void in_route_ended(State* s, Conn* conn) noexcept nogil:
     if conn.in_state == ROUTE_OPEN or conn.in_state == ROUTE_DISCARDING:
         table_remove(&s.in_routes, &conn.by_in)
     conn.in_state = ROUTE_ENDED
+    conn.heard = s.queue.acked
     forget_out_route(s, conn)
     conn_event(s, conn, EVENT_END)
     check_over(s, conn)

@@ -94,6 +94,7 @@ cdef struct Conn:               # the session's record of a connection
     Outgoing* outgoing_last
     uint64_t outgoing_cost      # of what is not cut yet
     uint64_t data_sequence      # of its last DATA frame, plus 1
+    uint64_t heard              # what the peer had acknowledged when its direction ended
     uint64_t outgoing_bytes
     bint stalled                # it waits for this route's credit
     uint32_t outgoing_count

@@ -271,11 +271,12 @@ class TestClose:
         pair.server.close()
 
     @pytest.mark.plain
+    @pytest.mark.parametrize("ends_first", [False, True])
     @pytest.mark.parametrize(("acked", "heard"), [(0, False), (1, False), (2, True), (4, True)])
     def test_a_peer_that_closes_has_what_it_acknowledged(
-        self, acked: int, heard: bool, link: str
+        self, acked: int, heard: bool, ends_first: bool, link: str
     ) -> None:
-        """Whatever other connections have under way meanwhile."""
+        """Whatever other connections have under way meanwhile, and in whatever order it says so."""
         near, far = tcp_pair()
         peer = wire.Writer()
         with far, contextlib.closing(tcpconn.Multiplexer(near, link=link)) as multiplexer:
@@ -285,7 +286,8 @@ class TestClose:
             other = multiplexer.accept(PATIENCE)
             closed.send(b"OPEN is 0, and this is 1")
             other.send(b"OPEN is 2, and this is 3")
-            far.sendall(wire.ack(acked) + peer.reset(1, wire.CLOSED, peer=True))
+            end = peer.fin(1) + wire.ack(4) if ends_first else b""  # too late to mean anything
+            far.sendall(wire.ack(acked) + end + peer.reset(1, wire.CLOSED, peer=True))
             said = b""
             while bytes(wire.Frame(wire.RESET, 0, 1, 4, b"\0\0\0\x10")) not in said:
                 said += far.recv(65536)
