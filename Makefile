@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SECONDS ?= 60
 
 unexport PYTHONPATH
 
@@ -20,13 +21,15 @@ SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -pr
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-slow test-stdlib-link test-free-threaded bench bench-peers bench-scale bench-compare check-cost \
+.PHONY: help test test-slow soak test-stdlib-link test-free-threaded bench bench-peers bench-scale bench-compare check-cost \
 	lint types format check wheel sdist develop clean distclean
 
 help:
 	@echo "make test                  build tcpconn, install it into $(VENV), run the tests on it"
 	@echo "make test ARGS='-k pool'   the same, with arguments for pytest"
 	@echo "make test-slow             the tests that take long, and only these"
+	@echo "make soak SECONDS=600      checked traffic over links that break, for so long;"
+	@echo "                           make soak ARGS='--tls --seed 7' for more: ARGS=--help"
 	@echo "make test-stdlib-link      the tests on the link that uses Python's sockets"
 	@echo "make test-free-threaded PYTHON=python3.14t"
 	@echo "                           the tests on a Python without the GIL, in an environment of its own"
@@ -52,6 +55,10 @@ test: $(VENV)/.installed $(VENV)/.extra-test
 test-slow: $(VENV)/.installed $(VENV)/.extra-test
 	$(check-installed)
 	$(PYTEST) -m slow $(ARGS)
+
+soak: $(VENV)/.installed $(VENV)/.extra-test
+	$(check-installed)
+	PYTHONPATH=tests $(PY) -P -m faults.soak --seconds $(SECONDS) $(ARGS)
 
 test-stdlib-link: $(VENV)/.installed $(VENV)/.extra-test
 	$(check-installed)

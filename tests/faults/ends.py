@@ -12,6 +12,7 @@ from typing import Any
 
 import tcpconn
 from faults.traffic import END, LARGEST, Ledger, Source, Tally
+from support import client_context, server_context
 
 PATIENCE = 120.0
 """Seconds for one call that is held up by whatever is done to its link."""
@@ -30,6 +31,16 @@ class Job:
     """Seconds that a sender rests at most now and then; 0: never."""
     client_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     server_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tls: bool = False
+
+    def for_client(self) -> dict[str, Any]:
+        """The options of the client's links."""
+        extra = {"ssl": client_context(), "server_hostname": "localhost"} if self.tls else {}
+        return self.client_options | extra
+
+    def for_server(self) -> dict[str, Any]:
+        """The options of the listener."""
+        return self.server_options | ({"ssl": server_context()} if self.tls else {})
 
     def to_json(self) -> str:
         """For the other process."""

@@ -30,6 +30,8 @@ class Stream:
         """The type of the first frame that is not about authentication; 0 before it is known."""
         self.opened = False
         """Whether that frame has passed whole."""
+        self.opening_size = 0
+        """Bytes up to its end."""
         self.frames = 0
         self.data_frames = 0
         self.messages = 0
@@ -57,6 +59,7 @@ class Stream:
     def feed(self, data: bytes | memoryview) -> None:
         """Bytes that have passed."""
         view = memoryview(data)
+        began = self.passed
         self.passed += len(view)
         if self.opaque:
             return
@@ -78,6 +81,8 @@ class Stream:
                 self._left -= take
                 if self._left == 0:
                     self._finish()
+                    if self.opened and not self.opening_size:
+                        self.opening_size = began + at
 
     def _begin(self) -> None:
         """A preface or a header is there."""

@@ -124,11 +124,11 @@ def run(
     with (
         ServerProcess(job) as server,
         ProxyProcess(server.address, plan) as proxy,
-        tcpconn.ConnectionPool(**job.client_options) as pool,
+        tcpconn.ConnectionPool(**job.for_client()) as pool,
     ):
         began = time.monotonic()
         ends = [
-            End(pool.connect(proxy.address, connection_id(n)), job, client=True, enough=enough)
+            End(connect(pool, proxy.address, n), job, client=True, enough=enough)
             for n in range(job.connections)
         ]
         over = threading.Event()
@@ -144,6 +144,17 @@ def run(
         if watch is not None:
             calls.join()
     return Outcome(plan, job, seconds, ours, theirs, proxy.events)
+
+
+def connect(pool: tcpconn.ConnectionPool, address: str, number: int) -> tcpconn.Connection:
+    """One of the traffic's connections. The first needs a link, which may break in mid-handshake:
+    that is an error, and then it connects again."""
+    while True:
+        try:
+            return pool.connect(address, connection_id(number))
+        except (tcpconn.LinkLost, tcpconn.ConnectError):
+            if pool.multiplexers:
+                raise
 
 
 def _call_often(over: threading.Event, every: float, call: Callable[[], None]) -> None:

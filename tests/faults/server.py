@@ -15,7 +15,7 @@ from faults.ends import PATIENCE, End, Job, Report, report
 def main() -> None:
     """Says the address, serves the job's connections to their end, and says what it saw."""
     job = Job.from_json(sys.argv[1])
-    with tcpconn.listen("127.0.0.1:0", **job.server_options) as listener:
+    with tcpconn.listen("127.0.0.1:0", **job.for_server()) as listener:
         print(listener.address, flush=True)
         ends = [End(listener.accept(PATIENCE), job, client=False) for _ in range(job.connections)]
         print(report(ends).to_json(), flush=True)

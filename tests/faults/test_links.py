@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+import tcpconn.redial
 from faults.ends import Job
-from faults.plan import DELAY, FREEZE, SPLIT, Plan, Profile
+from faults.plan import BREAKS, DELAY, FREEZE, SPLIT, Plan, Profile
 from faults.run import run
+from faults.soak import PAUSE, PLAIN, TLS
 
 SLOW = Profile(
     breaks=(),
@@ -34,3 +38,32 @@ def test_pieces_freezes_and_delays(link: str, seed: int) -> None:
     assert outcome.clean, outcome.table()
     assert outcome.nuisances
     assert not outcome.breaks
+
+
+def check_breaks(plan: Plan, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost however often the link breaks."""
+    monkeypatch.setattr(tcpconn.redial, "PAUSE", PAUSE)
+    outcome = run(plan, job)
+    assert outcome.clean, outcome.table()
+    assert outcome.client.sent == outcome.server.sent == job.connections * (job.messages or 0)
+    assert sum(outcome.breaks.values()) >= 5, outcome.table()
+
+
+MANY = dataclasses.replace(PLAIN, life=(100, 2_000_000))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_breaks(link: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_breaks(Plan(seed, profile=MANY), job(link, 200), monkeypatch)
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_breaks_of_one_kind(link: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = dataclasses.replace(MANY, breaks=((kind, 1),), nuisance=0)
+    check_breaks(Plan(7, profile=profile), job(link, 100), monkeypatch)
+
+
+def test_breaks_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = dataclasses.replace(TLS, life=(100, 2_000_000))
+    over_tls = dataclasses.replace(job("auto", 200), tls=True)
+    check_breaks(Plan(11, profile=profile), over_tls, monkeypatch)
