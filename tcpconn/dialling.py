@@ -19,7 +19,7 @@ NOTSENT_LOWAT = 262144
 LONGEST_WAIT = 1e6
 """Seconds that count as for ever: locks and sockets take no timeout without bounds."""
 
-LOCAL_SEND_BUFFER = 524288
+LOCAL_SEND_BUFFER = 262144
 """Bytes that a socket to the same machine may hold, where the kernel would let it grow to
 megabytes: there is no distance to be filled, and what lies there for long leaves the cache."""
 
