@@ -617,6 +617,9 @@ cdef class Engine:
             while True:
                 if self.read_once() or self.s.paused:
                     return WAITED_READY
+                if self.blocked:        # nobody else looks whether the kernel takes more
+                    self.blocked = False
+                    self.pump(INLINE_ROUNDS)
                 self.unlock()
                 self.link.give_way()
                 self.lock()

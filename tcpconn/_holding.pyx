@@ -2,7 +2,7 @@
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_CheckExact
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t
@@ -20,46 +20,58 @@ cdef Outgoing* hold(tuple buffers) except NULL:
     """A message made of buffers, for the scheduler. `bytes` of some size are referenced; what is
     smaller, or may change, is copied. Without the lock: a buffer may run any code.
     """
-    cdef Py_buffer view
-    cdef Part* part
-    cdef Held* held
-    cdef size_t size
-    cdef bint referenced
     cdef Outgoing* message = outgoing_new(<uint32_t> len(buffers))
     if message is NULL:
         raise MemoryError
     try:
         for buffer in buffers:
-            PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
-            try:
-                size = <size_t> view.len
-                referenced = PyBytes_CheckExact(buffer) and size >= REFERENCE_FROM
-                held = held_new(
-                    <void*> <PyObject*> buffer if referenced else NULL, 0 if referenced else size
-                )
-                if held is NULL:
-                    raise MemoryError
-                part = &message.parts[message.count]
-                part.held = held
-                part.length = size
-                if referenced:
-                    Py_INCREF(buffer)
-                    part.data = <const uint8_t*> view.buf
-                else:
-                    part.data = held_payload(held)
-                    if size >= REFERENCE_FROM:
-                        with nogil:
-                            memcpy(held_payload(held), view.buf, size)
-                    else:
-                        memcpy(held_payload(held), view.buf, size)
-                message.total += size
-                message.count += 1
-            finally:
-                PyBuffer_Release(&view)
+            if PyBytes_CheckExact(buffer) and PyBytes_GET_SIZE(buffer) >= REFERENCE_FROM:
+                refer(message, buffer)
+            else:
+                copy(message, buffer)
     except BaseException:
         unhold(message)
         raise
     return message
+
+
+cdef Part* add_part(Outgoing* message, void* object, size_t size) except NULL:
+    """One more part of `size` bytes: of a Python object, or of memory behind the part's record."""
+    cdef Held* held = held_new(object, 0 if object is not NULL else size)
+    cdef Part* part = &message.parts[message.count]
+    if held is NULL:
+        raise MemoryError
+    part.held = held
+    part.length = size
+    message.total += size
+    message.count += 1
+    return part
+
+
+cdef int refer(Outgoing* message, object data) except -1:
+    cdef Part* part = add_part(
+        message, <void*> <PyObject*> data, <size_t> PyBytes_GET_SIZE(data)
+    )
+    Py_INCREF(data)
+    part.data = <const uint8_t*> PyBytes_AS_STRING(data)
+    return 0
+
+
+cdef int copy(Outgoing* message, object buffer) except -1:
+    cdef Py_buffer view
+    cdef Part* part
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        part = add_part(message, NULL, <size_t> view.len)
+        part.data = held_payload(part.held)
+        if part.length >= REFERENCE_FROM:
+            with nogil:
+                memcpy(held_payload(part.held), view.buf, <size_t> part.length)
+        else:
+            memcpy(held_payload(part.held), view.buf, <size_t> part.length)
+    finally:
+        PyBuffer_Release(&view)
+    return 0
 
 
 cdef void unhold(Outgoing* message) noexcept:

@@ -199,6 +199,8 @@ cdef class Receiving:
                 deadline = tc_now() + <uint64_t> limit
             with nogil:
                 reader_starves(s, conn)
+                if s.credit_urgent:
+                    engine.pump(INLINE_ROUNDS)  # who reads the link may be another, and wait
                 engine.begin_wait(&waiter, conn, WANT_MESSAGE, 0)
                 if place is not NULL and engine.reading == NOBODY and s.posted_by is NULL:
                     engine.take_role(&waiter)

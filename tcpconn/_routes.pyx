@@ -4,7 +4,8 @@ A record lives as long as the session binds it (until both its routes are ended)
 stands for it. Every function here is called with the session's lock held.
 """
 
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.string cimport memset
 
 from tcpconn._buffer cimport (
     Block,
@@ -34,9 +35,11 @@ cdef enum:
 
 cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
     """A record that nobody knows yet, with one reference, the session's. NULL: out of memory."""
-    cdef Conn* conn = <Conn*> PyMem_RawCalloc(1, sizeof(Conn))
+    # Not calloc, which takes several times as long.
+    cdef Conn* conn = <Conn*> PyMem_RawMalloc(sizeof(Conn))
     if conn is NULL:
         return NULL
+    memset(conn, 0, sizeof(Conn))
     conn.id_high = high
     conn.id_low = low
     conn.references = 1

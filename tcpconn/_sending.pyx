@@ -168,7 +168,10 @@ cdef class Sending(Receiving):
         cdef uint64_t size = 0
         cdef uint64_t limit
         for buffer in buffers:
-            size += <uint64_t> memoryview(buffer).nbytes
+            if PyBytes_CheckExact(buffer):
+                size += <uint64_t> PyBytes_GET_SIZE(buffer)
+            else:
+                size += <uint64_t> memoryview(buffer).nbytes
         limit = self.engine.s.theirs.max_message_size
         if size > limit:
             raise errors.MessageTooLarge(size, limit)   # before it is copied

@@ -12,7 +12,17 @@ from collections.abc import Callable
 import pytest
 
 import tcpconn
-from support import KIB, MIB, PATIENCE, SIZES, Background, Pair, noise, wait_until
+from support import (
+    KIB,
+    MIB,
+    PATIENCE,
+    SIZES,
+    Background,
+    Pair,
+    multiplexer_pair,
+    noise,
+    wait_until,
+)
 
 OVER_TLS = True
 
@@ -332,6 +342,21 @@ def test_a_waiting_receiver_gets_it(way: Way, size: int, pair: Pair) -> None:
         sending = Background(lambda number=number: pair.client.send(noise(size, number)))
         assert receiving.result() == noise(size, number)
         sending.result()
+
+
+def test_a_reader_that_polls_sees_to_what_the_kernel_did_not_take(link: str) -> None:
+    poll = 2 * PATIENCE  # nobody else would write for so long
+    with multiplexer_pair(link, busy_poll=poll) as (near, far):
+        client = near.open()
+        client.send(b"hello")
+        server = far.accept(PATIENCE)
+        assert server.receive(PATIENCE) == b"hello"
+        receiving = Background(client.receive)
+        message = noise(8 * MIB)
+        client.send(message, PATIENCE)
+        assert server.receive(PATIENCE) == message
+        server.send(b"thanks", PATIENCE)
+        assert receiving.result() == b"thanks"
 
 
 def test_busy_polling(link: str) -> None:
