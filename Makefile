@@ -13,6 +13,17 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 PYTEST := $(PY) -P -m pytest
 REPORT := build/bench/report
 
+# The extension modules once more, with gcc's sanitizers and its calls for coverage.
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED_TESTS := tests/contract tests/aio $(addprefix tests/test_,$(addsuffix .py,buffer frame fuzz handshake \
+	resume schedule send_queue session session_limits session_properties sessions vectors wire))
+# An allocation that is too large shall fail, as it does without. What Python never frees is no leak
+# of ours; malloc, or a use of freed memory hides in Python's own pools.
+UNDER_SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $(SANITIZED)/coverage.so" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=$(abspath $(SANITIZED)/lib)
+
 # Directories too: their time changes when a file goes away.
 SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -prune -o \
 	\( -type d -o -name '*.py*' -o -name '*.pxd' -o -name '*.h' -o -name py.typed \) \
@@ -21,7 +32,7 @@ SOURCES := setup.py README.md LICENSE $(shell find tcpconn -name __pycache__ -pr
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-slow soak test-stdlib-link test-free-threaded bench bench-peers bench-scale bench-compare check-cost \
+.PHONY: help test test-slow soak fuzz sanitize test-stdlib-link test-free-threaded bench bench-peers bench-scale bench-compare check-cost \
 	lint types format check wheel sdist develop clean distclean
 
 help:
@@ -30,6 +41,9 @@ help:
 	@echo "make test-slow             the tests that take long, and only these"
 	@echo "make soak SECONDS=600      checked traffic over links that break, for so long;"
 	@echo "                           make soak ARGS='--tls --seed 7' for more: ARGS=--help"
+	@echo "make fuzz SECONDS=600      nonsense of all kinds for the protocol code, under gcc's sanitizers;"
+	@echo "                           make fuzz ARGS='--jobs 1 --keep' for more: ARGS=--help"
+	@echo "make sanitize              the tests of compiled code once under gcc's sanitizers"
 	@echo "make test-stdlib-link      the tests on the link that uses Python's sockets"
 	@echo "make test-free-threaded PYTHON=python3.14t"
 	@echo "                           the tests on a Python without the GIL, in an environment of its own"
@@ -59,6 +73,13 @@ test-slow: $(VENV)/.installed $(VENV)/.extra-test
 soak: $(VENV)/.installed $(VENV)/.extra-test
 	$(check-installed)
 	PYTHONPATH=tests $(PY) -P -m faults.soak --seconds $(SECONDS) $(ARGS)
+
+fuzz: $(SANITIZED)/.built
+	$(UNDER_SANITIZERS):$(CURDIR) $(PY) -P -m fuzz --seconds $(SECONDS) $(ARGS)
+
+# Those that fork processes or race with clocks say nothing new here, and take long.
+sanitize: $(SANITIZED)/.built $(VENV)/.extra-test
+	$(UNDER_SANITIZERS) $(PYTEST) -p no:cacheprovider --timeout 600 $(or $(ARGS),$(SANITIZED_TESTS))
 
 test-stdlib-link: $(VENV)/.installed $(VENV)/.extra-test
 	$(check-installed)
@@ -103,7 +124,7 @@ lint: $(VENV)/.extra-lint
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint tcpconn benchmarks  # it calls pycodestyle
 
 types: $(VENV)/.installed $(VENV)/.extra-lint
-	$(PY) -m mypy -p tcpconn
+	$(PY) -m mypy -p tcpconn -p fuzz
 	@# The .pyi say what the compiled modules really have.
 	$(PY) -P -m mypy.stubtest tcpconn --ignore-disjoint-bases \
 		--allowlist .ci/stubtest-allowlist.txt --ignore-unused-allowlist
@@ -163,6 +184,12 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.build-tools build/.setup
 	@find build -path 'build/lib*' -type f ! -name '*.so' -delete
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
 	$(PIP) install --quiet --no-deps --force-reinstall $(VENV)/wheel/*.whl
+	@touch $@
+
+$(SANITIZED)/.built: $(SOURCES) fuzz/coverage.c $(VENV)/.build-tools build/.setup
+	CC=gcc CFLAGS="$(SANITIZE) -fsanitize-coverage=trace-pc -fno-omit-frame-pointer -g1" LDFLAGS="$(SANITIZE)" \
+	$(PY) setup.py --quiet build --build-lib $(SANITIZED)/lib --build-temp $(SANITIZED)/temp
+	gcc -shared -fPIC -O2 -o $(SANITIZED)/coverage.so fuzz/coverage.c
 	@touch $@
 
 $(VENV)/.extra-%: pyproject.toml $(VENV)/.made | $(VENV)/.installed

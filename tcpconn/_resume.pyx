@@ -54,6 +54,11 @@ cdef void session_unlink(State* s) noexcept nogil:
     s.tight = False
     s.paused = False
     give_spare_back(s)
+    if s.phase < PHASE_OPEN:
+        # A session that begins again has not been answered: its first words are said once more.
+        s.phase = PHASE_PREFACE
+        queue_rewind(&s.queue, 0)
+        session_start(s)
 
 
 cdef bint session_may_relink(const State* s, uint64_t received) noexcept nogil:

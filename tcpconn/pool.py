@@ -91,8 +91,8 @@ class ConnectionPool:
 
         `timeout` in seconds bounds dialling and the handshake. Raises `AddressError`,
         `ResolveError`, `ConnectError` (`TlsError`, `CertificateError` and `AuthenticationError` are
-        such), `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or `OptionError`; it tries
-        once and does not loop.
+        such), `Timeout`, `NotTcpconn`, `VersionMismatch`, `ProtocolError` or `OptionError`; it
+        tries once and does not loop.
         """
         connection: Connection = self.connect_as(
             Connection, address, id, priority, timeout, options

@@ -35,6 +35,34 @@ def test_both_know_what_names_the_session() -> None:
     assert pair.client.epoch == pair.server.epoch == 0
 
 
+@pytest.mark.parametrize("heard", [0, 1, 20])
+def test_a_session_that_begins_again_may_lose_its_link_too(heard: int) -> None:
+    """Again and again, before WELCOME or in the midst of it: it says HELLO on each link."""
+    pair = Pair()
+    name = pair.open()
+    pair.cut()
+    pair.client.lose()
+    for _ in range(3):
+        pair.server = Session(client=False, blocks=pair.blocks, secret=bytes(32))
+        pair.on_wire = {pair.client: bytearray(), pair.server: bytearray()}
+        pair.write(pair.client)
+        pair.read(pair.server)
+        pair.write(pair.server)
+        pair.read(pair.client, heard)
+        assert pair.client.begins
+        assert pair.client.lost()
+    pair.server = Session(client=False, blocks=pair.blocks, secret=bytes(32))
+    pair.on_wire = {pair.client: bytearray(), pair.server: bytearray()}
+    pair.settle()
+    assert pair.client.is_open
+    assert pair.client.loss(name) == (0, [], [])
+    assert pair.client.send(name, b"here") is True
+    pair.settle()
+    assert pair.server.accept() == name
+    assert pair.server.receive(name) == b"here"
+    pair.check()
+
+
 def test_a_client_that_is_done_is_not_kept() -> None:
     pair = Pair()
     assert not pair.client.lost()

@@ -1,0 +1,1 @@
+"""Fuzzing: cases that mutate, run against the compiled core under sanitizers. See `make fuzz`."""
