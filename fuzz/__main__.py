@@ -28,7 +28,10 @@ from fuzz.worker import HANG_SECONDS, NOTE_SIZE, Coverage, run
 MINIMISE_SECONDS = 60.0
 PAUSE = 1.0
 KEEP_MOST = 150
-"""Cases of a target that are kept in the repository."""
+"""Cases of a target that are kept in the repository …"""
+
+LONGEST = 20_000
+"""… and how long one of them may be."""
 
 
 class Child(NamedTuple):
@@ -237,28 +240,29 @@ def keep(targets: list[str], directory: Path) -> None:
     coverage = Coverage()
     found = [case for path in sorted((directory / "shared").iterdir()) for case in cases.read(path)]
     for target in targets:
+        path = cases.CORPUS / f"{target}.jsonl"
+        before = {case.dumps() for case in cases.read(path)}
+        known: set[int] = set()
         covered: list[tuple[Case, set[int]]] = []
-        seeds: set[int] = set()
         for case in [*cases.seeds(), *found]:
-            if case.target != target or len(case.dumps()) > 20_000:
+            if case.target != target or len(case.dumps()) > LONGEST:
                 continue
             coverage.begin()
             run(case)
             coverage.end()
-            covered.append((case, coverage.last()))
-        path = cases.CORPUS / f"{target}.jsonl"
-        vectors = len([c for c in cases.seeds() if c.target == target]) - len(cases.read(path))
-        for _, edges in covered[:vectors]:
-            seeds |= edges
+            if case in found or case.dumps() in before:
+                covered.append((case, coverage.last()))
+            else:
+                known |= coverage.last()
         kept: list[Case] = []
-        while len(kept) < KEEP_MOST:
+        while covered and len(kept) < KEEP_MOST:
             case, edges = max(
-                covered, key=lambda each: (len(each[1] - seeds), -len(each[0].dumps()))
+                covered, key=lambda each: (len(each[1] - known), -len(each[0].dumps()))
             )
-            if not edges - seeds:
+            if not edges - known:
                 break
             kept.append(case)
-            seeds |= edges
+            known |= edges
         cases.write(path, sorted(kept, key=lambda each: each.dumps()))
         print(f"{path}: {len(kept)} cases")
 

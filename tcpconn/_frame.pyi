@@ -44,6 +44,11 @@ class FrameError(ValueError):
 
     def __init__(self, message: str, code: int, section: str) -> None: ...
 
+def peer_text(said: bytes) -> str:
+    """What the peer said for people to read, without what would control a terminal or forge a line
+    of a log.
+    """
+
 def encode_frame(
     type: int, payload: bytes = b"", flags: int = 0, route: int = 0, sequence: int = 0
 ) -> bytes:

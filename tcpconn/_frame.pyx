@@ -469,6 +469,14 @@ cdef object frame_error(Fault* fault):
     return FrameError(fault_text(fault), fault.code, (<bytes> fault.section).decode())
 
 
+def peer_text(bytes said):
+    """What the peer said for people to read, without what would control a terminal or forge a line
+    of a log.
+    """
+    cdef str text = said.decode("utf-8", "replace")
+    return "".join([each if each.isprintable() else "\ufffd" for each in text])
+
+
 def encode_frame(
     uint8_t type, bytes payload=b"", uint8_t flags=0, uint32_t route=0, uint32_t sequence=0
 ):

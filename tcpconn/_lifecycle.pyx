@@ -29,6 +29,8 @@ from tcpconn._state cimport *
 from tcpconn._table cimport table_remove
 from tcpconn._wire cimport *
 
+from tcpconn._frame import peer_text
+
 cdef uint64_t FAR = <uint64_t> -1
 
 
@@ -281,6 +283,6 @@ cdef object end_reason(State* s):
     if s.fault_is_loss:
         return ("lost", CODE_NONE, "", "the link broke")
     if s.fault_is_theirs:
-        text = (<const char*> s.told)[:s.told_length].decode("utf-8", "replace")
+        text = peer_text((<const char*> s.told)[:s.told_length])
         return ("told", s.fault.code, (<bytes> s.fault.section).decode(), text)
     return ("fault", s.fault.code, (<bytes> s.fault.section).decode(), fault_text(&s.fault))

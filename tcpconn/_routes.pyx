@@ -435,6 +435,7 @@ cdef void outgoing_drop(State* s, Conn* conn) noexcept nogil:
     while conn.outgoing_first is not NULL:
         message = conn.outgoing_first
         conn.outgoing_first = message.next
+        conn.sent_before += 1           # the peer will not have taken it when the session is lost
         s.reserved -= message.reserved
         outgoing_free(&s.queue, message)
     set_stalled(s, conn, False)

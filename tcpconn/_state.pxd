@@ -131,7 +131,7 @@ cdef struct Conn:               # the session's record of a connection
     # what a lost session left, to be told to the user once
     uint32_t lost               # which one of them, counted from 1; 0: none
     uint32_t lost_route         # our route in it
-    uint64_t sent_before        # messages sent in earlier sessions
+    uint64_t sent_before        # messages sent in earlier sessions, or given up
     # the engine's
     void* waiters
     void* owner                 # a weak reference to the user's object, held; NULL: none

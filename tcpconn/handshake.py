@@ -17,7 +17,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tcpconn._frame import CODE_NAMES, PREFACE, WIRE, encode_frame
+from tcpconn._frame import CODE_NAMES, PREFACE, WIRE, encode_frame, peer_text
 from tcpconn.errors import (
     LinkLost,
     NotTcpconn,
@@ -201,7 +201,7 @@ def take_answer() -> Steps[tuple[int, bytes]]:
     kind, payload = yield from take_frame()
     if kind == _TYPES["REJECT"] and len(payload) >= _CODE.size:
         code = int.from_bytes(payload[: _CODE.size])
-        text = payload[_CODE.size :].decode("utf-8", "replace")
+        text = peer_text(payload[_CODE.size :])
         raise Rejected(f"{text} ({CODE_NAMES.get(code, 'PROTOCOL')})", code, "4")
     return kind, payload
 

@@ -129,6 +129,11 @@ def test_the_client_gets_its_answer(piece: int) -> None:
     ("stream", "error", "said"),
     [
         (handshake.reject(11, "no such session"), handshake.Rejected, "no such session .UNKNOWN_S"),
+        (
+            handshake.reject(11, "a\n\x1b[2J\u2028b"),
+            handshake.Rejected,
+            r"a\ufffd\ufffd\[2J\ufffdb",
+        ),
         (b"HTTP/1.1 400", NotTcpconn, "HTTP"),
         (b"TCPCONN\x02", VersionMismatch, "version 2"),
         (PREFACE + SIGNED.frame(True), handshake.Malformed, "without the proof"),

@@ -14,11 +14,12 @@ import tcpconn
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+SECURITY = (ROOT / "SECURITY.md").read_text("utf-8")
 
 
-def section(title: str) -> str:
+def section(title: str, text: str = README) -> str:
     """A section's text, without its subsections."""
-    found = re.search(rf"^##+ {title}\n(.*?)(?=^#|\Z)", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^##+ {title}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, title
     return found[1]
 
@@ -47,6 +48,39 @@ def test_options() -> None:
         (field.name, written(field.name, getattr(options, field.name)))
         for field in dataclasses.fields(options)
     ]
+
+
+NO_LIMITS = {
+    "keepalive",
+    "on_disconnect",
+    "on_state",
+    "busy_poll",
+    "link",
+    "ssl",
+    "server_hostname",
+    "authkey",
+    "authorize",
+}
+"""Options that do not bound what a peer can take."""
+
+
+def test_limits_in_security() -> None:
+    """Every limit is there with its default and a reason, and none that there is not."""
+    table = section("Limits", SECURITY)
+    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \| \S.+ \|$", table, re.MULTILINE)
+    options = tcpconn.Options()
+    assert rows == [
+        (field.name, written(field.name, getattr(options, field.name)))
+        for field in dataclasses.fields(options)
+        if field.name not in NO_LIMITS
+    ]
+
+
+def test_options_in_security() -> None:
+    """Whatever else it names like an option or a function with options is one."""
+    known = {field.name for field in dataclasses.fields(tcpconn.Options)} | set(tcpconn.__all__)
+    named = set(re.findall(r"`(\w+_\w+)`", SECURITY))
+    assert named - known == {"check_hostname", "verify_mode"}
 
 
 def test_errors() -> None:

@@ -63,6 +63,30 @@ def test_a_session_that_begins_again_may_lose_its_link_too(heard: int) -> None:
     pair.check()
 
 
+def test_what_the_peer_did_not_want_counts_as_nothing_of_a_lost_session() -> None:
+    """It closed the connection: what waited for credit was given up then, and is not acked."""
+    pair = Pair()
+    name = pair.open()
+    messages = [payload(60_000, number) for number in range(6)]
+    for message in messages:
+        assert pair.client.send(name, message) is True
+        pair.carry()
+    assert pair.client.state(name)["outgoing_cost"] > 0
+    # What the client does not read keeps the other direction from ending.
+    for _ in range(2):
+        assert pair.server.send(name, payload(400_000)) is True
+        pair.carry()
+    pair.server.close(name)
+    pair.carry()
+    pair.cut()
+    pair.client.lose()
+    told = pair.client.loss(name)
+    assert told is not None
+    acked, doubt, unsent = told
+    assert [*messages[:acked], *doubt] == messages[:5]
+    assert unsent == []
+
+
 def test_a_client_that_is_done_is_not_kept() -> None:
     pair = Pair()
     assert not pair.client.lost()

@@ -8,6 +8,7 @@ import pytest
 
 import wire
 from pair import MS, Pair, Peer, drain, payload, receive_all, uid
+from tcpconn import handshake
 from tcpconn._buffer import BlockPool
 from tcpconn._session import Session
 from tcpconn.options import Options, message_cost
@@ -949,6 +950,12 @@ class TestFaults:
         kind, code, _, text = pair.client.end
         assert (kind, code) == ("told", wire.MALFORMED)
         assert "unknown frame type" in text
+
+    def test_bring_no_control_characters(self):
+        """What the peer says of them goes into logs and onto terminals."""
+        session = Session(client=True)
+        session.feed(handshake.reject(wire.LIMIT, "full\nERROR \x1b[2J"))
+        assert session.end == ("told", wire.LIMIT, "4", "full\ufffdERROR \ufffd[2J")
 
     def test_name_numbers_limits_and_the_section(self):
         peer = Peer(SMALL)
