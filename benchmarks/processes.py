@@ -102,6 +102,11 @@ class Child:
         code = self._process.returncode
         return ChildFailed(f"the {self.role} ended with exit code {code}: {last}", output)
 
+    @property
+    def pid(self) -> int:
+        """Its process's number."""
+        return self._process.pid
+
     def is_running(self) -> bool:
         """Whether it has not ended by itself."""
         return self._process.poll() is None
