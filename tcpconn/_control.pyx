@@ -42,6 +42,7 @@ from tcpconn._send cimport (
     send_due_resets,
     send_open,
     send_ping,
+    wants_write,
     send_reset,
     send_stop,
 )
@@ -336,6 +337,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     """RESET PEER: nobody reads our direction any more, and we end it."""
     cdef Conn* conn
     cdef bint refused
+    cdef bint alone = not wants_write(s)
     if route > s.out_route:
         return fail_numbers(
             s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route
@@ -357,6 +359,8 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
         conn.finishing = False
         send_reset(s, conn, CODE_CLOSED)
         answered(s)
+        if alone:
+            s.unhurried = s.queue.sequence
     if refused:
         conn.in_code = known_code(code)
         in_route_ended(s, conn)

@@ -46,6 +46,7 @@ from tcpconn._send cimport (
     prepare,
     send_ask,
     send_room,
+    may_wait,
     wants_write,
     wrote,
 )
@@ -595,7 +596,7 @@ cdef class Engine:
         """
         if (
             self.acceptor is not None and self.reading == NOBODY and not self.owned
-            and not self.looped
+            and not self.looped and self.s.accept_first is NULL
         ):
             self.owned = True
             self.due |= DUE_LOOK
@@ -608,7 +609,7 @@ cdef class Engine:
         cdef size_t least
         if self.down:
             return WAITED_READY
-        if wants_write(self.s) and not self.writing:
+        if wants_write(self.s) and not self.writing and not may_wait(self.s):
             self.pump(INLINE_ROUNDS)    # what the peer may be waiting for
         if not self.drained and self.read_once() or self.s.paused:
             return WAITED_READY
@@ -680,7 +681,10 @@ cdef class Engine:
             self.take_down(False)
         self.dispatch()
         if wants_write(s) and not self.writing:
-            self.pump(INLINE_ROUNDS)
+            if may_wait(s) and not self.unserved:
+                self.send_later()
+            else:
+                self.pump(INLINE_ROUNDS)
         return True
 
     # Ending

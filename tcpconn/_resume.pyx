@@ -74,6 +74,7 @@ cdef void session_relink(State* s, uint64_t received) noexcept nogil:
     s.detached = False
     s.unusual = s.renewals != 0
     queue_rewind(&s.queue, received)
+    s.unhurried = 0
     s.chunk_at = s.now
     s.overdue_at = 0
     s.ping_mark = NEVER                 # the peer may ask again what was lost with the link
@@ -252,6 +253,7 @@ cdef void begin_again(State* s) noexcept nogil:
     s.session_credit_due = False
     s.credit_urgent = False
     s.sequence = 0
+    s.unhurried = 0
     s.acked = 0
     s.owed_bytes = 0
     s.owed_since = 0

@@ -35,6 +35,8 @@ cdef int send_direct(
 cdef Outgoing* outgoing_new(uint32_t parts) noexcept nogil
 cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil
 cdef bint wants_write(State* s) noexcept nogil
+cdef bint may_wait(const State* s) noexcept nogil
+cdef bint is_pressing(const State* s) noexcept nogil
 cdef int prepare(State* s, Span* spans, int most) noexcept nogil
 cdef void wrote(State* s, size_t count, size_t asked) noexcept nogil
 cdef void credit_came(State* s, Conn* conn) noexcept nogil

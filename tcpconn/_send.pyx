@@ -519,10 +519,20 @@ cdef inline bint is_leaving(const State* s) noexcept nogil:
 
 
 cdef bint wants_write(State* s) noexcept nogil:
-    """Whether there is anything that should go out now."""
+    """Whether there is anything that should go out."""
+    return has_queued(s) or is_pressing(s)
+
+
+cdef bint may_wait(const State* s) noexcept nogil:
+    """Whether all that should go out are answers that nobody waits for: they go along with what
+    comes next.
+    """
+    return s.unhurried == s.queue.sequence and s.scheduler.queued == 0 and not is_pressing(s)
+
+
+cdef bint is_pressing(const State* s) noexcept nogil:
+    """Whether there is anything to be said beside what is queued, or half of a frame is written."""
     if s.control_written < s.control_length or queue_in_flight(&s.queue):
-        return True
-    if has_queued(s):
         return True
     return s.phase == PHASE_OPEN and (
         s.ack_due or s.pong_count > 0 or s.credit_urgent or s.ping_due or s.goaway_due

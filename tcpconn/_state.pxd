@@ -161,6 +161,7 @@ cdef struct State:
     uint32_t epoch              # of the link
     uint64_t begun              # sequence number behind what older links may have carried
     uint32_t renewals           # how often the session was lost and another took its place
+    uint64_t unhurried          # the send queue's sequence number behind answers that may wait
     bint goaway_due
     bint goaway_sent
     bint goaway_received

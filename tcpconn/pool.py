@@ -24,6 +24,9 @@ EXIT_SECONDS = 2.0
 REDIALS = 8
 """Links that may turn out to be closing before `connect` gives up on such a peer."""
 
+ASKED_MOST = 256
+"""Addresses and options, as they were asked for, that a pool knows again."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PoolStats:
@@ -36,6 +39,20 @@ class PoolStats:
     """Links made since the pool was."""
     reused: int
     """Connections that needed no new link."""
+
+
+_Asked = tuple[Any, frozenset[tuple[str, type[Any], Any]]]
+
+
+def _as_asked(address: Any, options: dict[str, Any]) -> _Asked | None:
+    """What finds out whether the same was asked for before. None for values without a hash."""
+    # With its type: True is no number to us, and yet equal to 1.
+    try:
+        asked = address, frozenset((name, type(value), value) for name, value in options.items())
+        hash(address)
+    except TypeError:
+        return None
+    return asked
 
 
 class _Place:
@@ -74,6 +91,7 @@ class ConnectionPool:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._places: dict[tuple[Address, Options], _Place] = {}
+        self._asked: dict[_Asked, tuple[_Place, Address, Options]] = {}
         self._closed = False
         self._dialled = 0
         self._reused = 0
@@ -122,16 +140,23 @@ class ConnectionPool:
         raise ConnectionClosed(f"{target} closes each link as soon as it is open")
 
     def _place(self, address: Any, options: dict[str, Any]) -> tuple[_Place, Address, Options]:
-        target = parse_address(address)
-        chosen = make_options({**self._defaults, **options}) if options else self._options
         if self._pid != os.getpid():
             self._begin()
+        if self._closed:
+            raise ConnectionClosed("this pool is closed")
+        # What was asked for in the same words is known: most pools hear few.
+        asked = _as_asked(address, options)
+        known = None if asked is None else self._asked.get(asked)
+        if known is not None:
+            return known
+        target = parse_address(address)
+        chosen = make_options({**self._defaults, **options}) if options else self._options
         with self._lock:
-            if self._closed:
-                raise ConnectionClosed("this pool is closed")
-            place = self._places.get((target, chosen))
-            if place is None:
-                place = self._places[target, chosen] = _Place()
+            place = self._places.setdefault((target, chosen), _Place())
+            if len(self._asked) >= ASKED_MOST:
+                self._asked.clear()
+            if asked is not None:
+                self._asked[asked] = place, target, chosen
         return place, target, chosen
 
     def ready(self, address: Any, options: dict[str, Any]) -> Multiplexer | None:
@@ -152,8 +177,10 @@ class ConnectionPool:
     def _best(self, place: _Place) -> Multiplexer | None:
         """A link that need not be made, under the place's lock."""
         live = place.live()
-        best = min(live, key=lambda m: m.connection_count, default=None)
-        if best is None or (len(live) < self._links_per_address and best.connection_count > 0):
+        if not live:
+            return None
+        best = live[0] if len(live) == 1 else min(live, key=lambda m: m.connection_count)
+        if len(live) < self._links_per_address and best.connection_count > 0:
             return None
         # That its peer is going away may have come and not been read yet.
         best.key.poll()

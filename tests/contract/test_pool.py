@@ -109,6 +109,27 @@ def test_other_options_get_another_link(
         assert large.multiplexer.options.max_frame_size == 1 << 20
 
 
+def test_values_that_only_compare_equal_are_other_options(
+    pool: tcpconn.ConnectionPool, echo_server: tcpconn.Server
+) -> None:
+    for _ in range(2):
+        with pool.connect(echo_server.address, max_unaccepted=1) as connection:
+            ask(connection)
+        with pytest.raises(tcpconn.OptionError, match="max_unaccepted=True"):
+            pool.connect(echo_server.address, max_unaccepted=True)
+        with pytest.raises(tcpconn.OptionError, match=r"keepalive=\[\]"):
+            pool.connect(echo_server.address, keepalive=[])
+
+
+def test_ids_are_random_ones_of_version_4(
+    pool: tcpconn.ConnectionPool, echo_server: tcpconn.Server
+) -> None:
+    with opened(pool, echo_server.address, 100) as connections:
+        ids = {connection.id for connection in connections}
+    assert len(ids) == 100
+    assert {(each.version, each.variant) for each in ids} == {(4, uuid.RFC_4122)}
+
+
 def test_many_threads_share_the_dialling(
     pool: tcpconn.ConnectionPool, echo_server: tcpconn.Server
 ) -> None:
