@@ -209,6 +209,7 @@ cdef class Driver(Engine):
             self.broken = False
             self.drained = False
             self.watched = False
+            self.held = False
             self.owned = True
             self.suspect_at = 0
             self.began_at = self.s.now

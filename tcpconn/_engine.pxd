@@ -78,6 +78,7 @@ cdef class Acceptor:            # who accepts from many engines
 
 cdef class Herald:              # who tells an event loop that a wait of its is over
     cdef bint add(self, Waiter* waiter) noexcept nogil
+    cdef bint release_links(self) noexcept nogil
     cdef void signal(self) noexcept nogil
 
 
@@ -113,6 +114,7 @@ cdef class Engine:
     cdef bint reader_waits      # the USER reader is in link.wait
     cdef bint owned             # the keeper reads when nobody waits
     cdef bint looped            # an event loop waits for the link, and reads when it can
+    cdef bint held              # it is down, and its loop was given time to let go of it
     cdef bint heeded            # the keeper comes soon: a loop that has read need not ask it to
     cdef uint64_t seen_at       # what was heard last, when the keeper was here
     cdef bint replied           # the last message was taken, and no write has followed

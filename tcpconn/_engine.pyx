@@ -150,6 +150,12 @@ cdef class Herald:
         """Under the session's lock: the wait is over. Whether `signal` is to be called."""
         return False
 
+    cdef bint release_links(self) noexcept nogil:
+        """Under the session's lock: the loop is to let go of links that are down, which it may not
+        have noticed. Whether `signal` is to be called.
+        """
+        return False
+
     cdef void signal(self) noexcept nogil:
         """Has the loop look at what was added."""
 

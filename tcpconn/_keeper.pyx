@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint64_t
 from tcpconn._driver cimport Driver
 from tcpconn._engine cimport (
     DUE_LOOK,
+    DUE_TELL,
     INLINE_ROUNDS,
     KEEPER,
     NOBODY,
@@ -24,7 +25,7 @@ from tcpconn._engine cimport (
     Service,
 )
 from tcpconn._frame cimport Fault, fault_set
-from tcpconn._link cimport READY_READ, READY_WRITE, Link, Poller, StdlibPoller
+from tcpconn._link cimport READY_END, READY_READ, READY_WRITE, Link, Poller, StdlibPoller
 from tcpconn._resume cimport session_unlink
 from tcpconn._routes cimport state_fail
 from tcpconn._send cimport wants_write
@@ -87,8 +88,12 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     engine.lock()
     if events & READY_WRITE:
         engine.blocked = False
-    if engine.looped and not engine.down and now - min(s.heard_at, now) >= LOOP_SLACK_NS:
-        events |= READY_READ        # perhaps its loop is held up: the peer must not think us dead
+    if engine.looped and (
+        events & READY_END          # some loops tell of that only once
+        # Perhaps its loop is held up: the peer must not think us dead.
+        or now - min(s.heard_at, now) >= LOOP_SLACK_NS
+    ):
+        events |= READY_READ
     elif engine.looped:
         events &= ~READY_READ
     if (events & READY_READ or s.paused) and engine.reading == NOBODY and not engine.down:
@@ -133,7 +138,11 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     if engine.down:
         next_at = now + 1000000
         if engine.looped:
-            next_at = VISIT_NEVER   # its loop says so when it has let go of the descriptor
+            # Its loop says so when it has let go of the descriptor. Else it is told to.
+            next_at = now + TAKE_OVER_NS
+            if engine.held and engine.herald.release_links():
+                engine.due |= DUE_TELL
+            engine.held = True
         elif engine.reading == NOBODY and not engine.writing and engine.outside == 0:
             engine.due &= ~DUE_LOOK
             if engine.due == 0:
@@ -184,6 +193,8 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         engine.want |= READY_READ     # one who polls is done in a moment, and tells nobody
     if engine.blocked and engine.reading != USER:
         engine.want |= READY_WRITE
+    if engine.looped and not s.paused:
+        engine.want |= READY_END
     engine.due &= ~DUE_LOOK       # this is the look
     engine.unlock()
     return next_at

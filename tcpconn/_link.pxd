@@ -8,6 +8,7 @@ cdef enum Ready:
     READY_READ = 1
     READY_WRITE = 2
     READY_WOKEN = 4             # somebody called wake
+    READY_END = 8               # it is broken; of a poller, which may not know of it
 
 cdef enum Outcome:              # of read, write and wait, when not a number of bytes or a Ready
     OUTCOME_AGAIN = -1          # nothing there, or no room

@@ -10,6 +10,7 @@ from tcpconn._link cimport (
     OUTCOME_AGAIN,
     OUTCOME_FAILED,
     OUTCOME_INTERRUPTED,
+    READY_END,
     READY_READ,
     READY_WOKEN,
     READY_WRITE,
@@ -246,6 +247,8 @@ cdef class EpollPoller(Poller):
             events[count] = READY_WRITE if found[index].events & EPOLLOUT else 0
             if found[index].events & ~EPOLLOUT:
                 events[count] |= READY_READ
+            if found[index].events & (EPOLLERR | EPOLLHUP):
+                events[count] |= READY_END      # which needs not be asked for
             count += 1
         return count
 

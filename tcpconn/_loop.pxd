@@ -17,6 +17,7 @@ cdef class LoopHerald(Herald):
     cdef Waiter* first          # of those that are woken, through told_next
     cdef Waiter* last
     cdef bint accepting         # a queue is to be looked at
+    cdef bint releasing         # a link is down, and its watch has not noticed
     cdef bint signalled         # the loop will look, or is looking
     cdef int descriptor         # what it waits for; < 0: it cannot wait for descriptors
     cdef int poker              # what is written to, to signal it
@@ -28,6 +29,7 @@ cdef class LoopHerald(Herald):
     cdef bint spent(self, Py_ssize_t cost) noexcept
     cdef bint accept_soon(self) noexcept nogil
     cdef void forget(self, Waiter* waiter) noexcept
+    cdef int stop_watches(self) except -1
     cdef void attend(self) noexcept nogil
     cdef int drain(self) except -1
 
@@ -54,6 +56,7 @@ cdef class LinkWatch:
     cdef LoopHerald herald
     cdef int descriptor         # < 0: not watched
 
+    cdef int stop_if_down(self) except -1
     cdef void let_go(self) noexcept
 
 

@@ -139,6 +139,15 @@ cdef class LoopHerald(Herald):
         tc_mutex_unlock(&self.mutex)
         return signal
 
+    cdef bint release_links(self) noexcept nogil:
+        cdef bint signal
+        tc_mutex_lock(&self.mutex)
+        self.releasing = True
+        signal = not self.signalled
+        self.signalled = True
+        tc_mutex_unlock(&self.mutex)
+        return signal
+
     cdef void signal(self) noexcept nogil:
         cdef int poker
         if self.left:
@@ -190,6 +199,14 @@ cdef class LoopHerald(Herald):
             waiter.told = False
         tc_mutex_unlock(&self.mutex)
 
+    cdef int stop_watches(self) except -1:
+        """Lets go of links that went down without the loop's noticing: uvloop tells only once of a
+        descriptor in error, and it may have been in use then.
+        """
+        for watch in tuple(self.watches):
+            (<LinkWatch> watch).stop_if_down()
+        return 0
+
     cdef void attend(self) noexcept nogil:
         """The loop is about to look anyway: nobody need signal it."""
         tc_mutex_lock(&self.mutex)
@@ -199,7 +216,7 @@ cdef class LoopHerald(Herald):
     cdef int drain(self) except -1:
         """Goes on with what waited and need not any more."""
         cdef Waiter* waiter
-        cdef bint accepting
+        cdef bint accepting, releasing
         cdef int left = DRAIN_MOST
         self.attend()
         self.budget = BUDGET
@@ -211,7 +228,9 @@ cdef class LoopHerald(Herald):
                 waiter = self.first
                 accepting = self.accepting
                 self.accepting = False
-                if waiter is NULL and not accepting:
+                releasing = self.releasing
+                self.releasing = False
+                if waiter is NULL and not accepting and not releasing:
                     self.signalled = False
                     tc_mutex_unlock(&self.mutex)
                     return 0
@@ -222,6 +241,8 @@ cdef class LoopHerald(Herald):
                     waiter.told = False
                     wait = <Wait> waiter.told_by    # alive: the engine holds a reference
                 tc_mutex_unlock(&self.mutex)
+                if releasing:
+                    self.stop_watches()
                 if accepting:
                     for queue in tuple(self.queues):
                         if queue in self.queues:
@@ -433,6 +454,15 @@ cdef class LinkWatch:
         self.descriptor = -1
         self.herald.watches.discard(self)
         self.let_go()
+
+    cdef int stop_if_down(self) except -1:
+        cdef bint down
+        self.engine.lock()
+        down = self.engine.down
+        self.engine.unlock()
+        if down:
+            self.stop()
+        return 0
 
     cdef void let_go(self) noexcept:
         cdef Engine engine = self.engine
