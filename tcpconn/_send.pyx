@@ -618,10 +618,13 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
     cdef Turn* turn
     cdef bint alone
     cdef bint in_flight = queue_in_flight(&s.queue)
+    cdef bint begins = (
+        s.control_written == s.control_taken and not in_flight and not s.queue.mid_frame
+    )
     if s.queue.bytes > LITTLE_HELD:
         bound_sending(s)
     # Control frames never stand inside another frame: they join a batch only as it begins.
-    if s.control_written == s.control_taken and not in_flight and not s.queue.mid_frame:
+    if begins:
         if s.control_taken == s.control_length:
             s.control_length = 0
             s.control_written = 0
@@ -637,6 +640,11 @@ cdef int prepare(State* s, Span* spans, int most) noexcept nogil:
     if not may_send_queued(s):
         if s.queue.mid_frame and s.control_written < s.control_length:
             # What the peer is to be told last can only stand behind the frame that was begun.
+            count += queue_take(&s.queue, spans + count, most - count, 0)
+        return count
+    if not begins:
+        # Not more than what was begun: a FIN stands behind the ack of what had come before it.
+        if s.queue.mid_frame:
             count += queue_take(&s.queue, spans + count, most - count, 0)
         return count
     while True:

@@ -279,10 +279,12 @@ cdef int queue_take(SendQueue* queue, Span* spans, int most, size_t bytes) noexc
     """Adds to the batch what is queued behind it: whole pieces, until `bytes` is reached.
 
     Returns how many spans it filled in. It goes past `bytes` to end a frame, and stops inside one
-    only for want of spans.
+    only when that has more pieces than there are spans.
     """
     cdef size_t offset = queue.taken_offset
     cdef Piece* piece = at_cursor(queue, queue.taken, &offset)
+    cdef Piece* end = NULL      # the last piece that ends a frame, and the spans up to it
+    cdef int whole = 0
     cdef int count = 0
     cdef size_t total = 0
     while piece is not NULL and count < most:
@@ -292,12 +294,19 @@ cdef int queue_take(SendQueue* queue, Span* spans, int most, size_t bytes) noexc
         count += 1
         queue.taken = piece
         queue.taken_offset = piece.length
-        queue.mid_frame = not piece.ends_frame
-        if total >= bytes and piece.ends_frame:
-            break
+        if piece.ends_frame:
+            end = piece
+            whole = count
+            if total >= bytes:
+                break
         piece = piece.next
         offset = 0
-    return count
+    queue.mid_frame = count > 0 and end is NULL or queue.mid_frame and count == 0
+    if end is NULL:
+        return count
+    queue.taken = end
+    queue.taken_offset = end.length
+    return whole
 
 
 cdef int queue_again(SendQueue* queue, Span* spans, int most) noexcept nogil:

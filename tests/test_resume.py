@@ -239,6 +239,30 @@ def test_credit_and_goaway_are_said_again() -> None:
     assert {frame.route for frame in credit} >= {1}
 
 
+def test_what_came_is_acknowledged_before_a_connection_ends() -> None:
+    """However much is to be sent again before that."""
+    pair = Pair(ROOMY, ROOMY)
+    streaming, closing = pair.open(), pair.open()
+    pair.server.send(closing, b"open this way, too")
+    pair.settle()
+    while pair.server.send(streaming, payload(66_000)) is True:
+        while pair.write(pair.server):
+            pass
+    pair.cut()
+    pair.resume()
+    pair.server.ping(pair.now)  # in front of pairs of header and payload, an odd number
+    said = pair.server.output(1000)
+    pair.client.send(closing, b"the last word")
+    pair.pass_on(pair.client)
+    assert receive_all(pair.server, closing) == [b"the last word"]
+    pair.server.close(closing)
+    while more := pair.server.output():
+        said += more
+    frames = [frame for frame in wire.parse(said) if frame.type in (wire.ACK, wire.FIN)]
+    assert [frame.type for frame in frames] == [wire.ACK, wire.FIN]
+    assert wire.u64(frames[0].payload) == pair.client.stats()["sequence"]
+
+
 def test_a_ping_that_was_under_way_is_answered_on_the_next_link() -> None:
     pair = Pair()
     pair.open()
