@@ -1,21 +1,26 @@
-"""Both ends of the checked traffic over the blocking interface: two threads for each connection."""
+"""Both ends of the checked traffic: what each sends and receives, call by call.
+
+An `End` does nothing itself: its scripts say what is to be called next, and are told what came of
+it. `drivers` calls, in threads or in the tasks of an event loop.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import random
-import threading
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
-import tcpconn
 from faults.traffic import END, LARGEST, Ledger, Source, Tally
 from support import client_context, server_context
 
 PATIENCE = 120.0
 """Seconds for one call that is held up by whatever is done to its link."""
+
+KINDS = ("blocking", "asyncio", "uvloop")
+"""What drives an end: threads that use the blocking interface, or an event loop."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,10 +33,14 @@ class Job:
     seed: int = 0
     largest: int = LARGEST
     pause: float = 0.002
-    """Seconds that a sender rests at most now and then; 0: never."""
+    """Seconds that a sender rests at most now and then, and that a call is given which may be
+    called off; 0: never."""
     client_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     server_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     tls: bool = False
+    client: str = "blocking"
+    server: str = "blocking"
+    """One of `KINDS`."""
 
     def for_client(self) -> dict[str, Any]:
         """The options of the client's links."""
@@ -57,61 +66,64 @@ def connection_id(number: int) -> uuid.UUID:
     return uuid.UUID(int=number + 1)
 
 
+class Step(NamedTuple):
+    """A method of a connection to be called; or `REST`."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    limit: float = PATIENCE
+    """Seconds until it is called off. Then the script is thrown a `TimeoutError`."""
+
+
+REST = "rest"
+"""The step in which nothing is called for `limit` seconds."""
+
+Script = Generator[Step, Any, None]
+"""Gives steps, and is sent what each returned or thrown what it raised."""
+
+
 class End:
-    """One end of a connection: a thread that sends, and one that receives and checks."""
+    """One end of a connection, by its number: a script that sends, and one that receives."""
 
     def __init__(
         self,
-        connection: tcpconn.Connection,
+        number: int,
         job: Job,
         *,
         client: bool,
         enough: Callable[[], bool] | None = None,
     ) -> None:
-        number = connection.id.int - 1
-        self.connection = connection
+        self.number = number
         self.errors: list[str] = []
         self.sent = 0
         self._job = job
         self._source = Source(2 * number + client, job.seed, job.largest)
         self.ledger = Ledger(Source(2 * number + (not client), job.seed, job.largest))
         self._enough = enough or (lambda: self.ledger.ended)
-        self._resting = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(what,), name=what.__name__, daemon=True)
-            for what in (self._send, self._receive)
-        ]
-        for thread in self._threads:
-            thread.start()
 
-    def join(self) -> None:
-        """Waits for both threads, and closes the connection."""
-        for thread in self._threads:
-            thread.join()
-        try:
-            self.connection.close(PATIENCE)
-        except tcpconn.TcpconnError as error:
-            self._failed("closing", error)
+    def scripts(self) -> list[Script]:
+        """What is to be done at the same time, before the connection is closed."""
+        return [self._send(), self._receive()]
 
-    def _guarded(self, what: Callable[[], None]) -> None:
-        try:
-            what()
-        except Exception as error:  # noqa: BLE001  - it is reported
-            self._failed(what.__name__.strip("_"), error)
-            self.connection.abort()  # so that the other thread ends too
+    def failed(self, what: str, error: BaseException) -> None:
+        """Notes what should not have happened."""
+        self.errors.append(f"connection {self.number}, {what}: {error!r}")
 
-    def _failed(self, what: str, error: Exception) -> None:
-        self.errors.append(f"connection {self.connection.id.int - 1}, {what}: {error!r}")
+    def _limit(self, choice: random.Random) -> float:
+        """How long a call may take: now and then hardly any time."""
+        if self._job.pause and choice.random() < 0.1:
+            return choice.random() * self._job.pause
+        return PATIENCE
 
-    def _send(self) -> None:
+    def _send(self) -> Script:
         choice = random.Random(f"{self._job.seed} send {self._source.stream}")
-        send, message = self.connection.send, self._source.message
+        message = self._source.message
         run = 0
         while not self._done():
             if run == 0:
                 run = int(300 ** choice.random())
                 if self._job.pause and choice.random() < 0.5:
-                    self._resting.wait(choice.random() * self._job.pause)
+                    yield Step(REST, limit=choice.random() * self._job.pause)
             run -= 1
             way = choice.randrange(8)
             if way == 0:
@@ -119,44 +131,59 @@ class End:
                 if self._job.messages is not None:
                     many = many[: self._job.messages - self.sent]
                 while many:
-                    count = self.connection.send_many(many, PATIENCE)
+                    count = yield Step("send_many", (many,))
                     self.sent += count
-                    del many[:count]
+                    many = many[count:]
                 continue
             data = message(self.sent)
             if way == 1:
-                send(bytearray(data), PATIENCE)
+                step = Step("send", (bytearray(data),), self._limit(choice))
             elif way == 2:
-                self.connection.send_parts([data[:7], data[7:]], PATIENCE)
+                step = Step("send_parts", ([data[:7], data[7:]],), self._limit(choice))
             else:
-                send(data, PATIENCE)
+                step = Step("send", (data,), self._limit(choice))
+            yield from patiently(step)
             self.sent += 1
-        send(self._source.end(self.sent), PATIENCE)
-        self.connection.flush(PATIENCE)
+        yield Step("send", (self._source.end(self.sent),))
+        yield Step("flush")
 
     def _done(self) -> bool:
         if self._job.messages is not None:
             return self.sent >= self._job.messages
         return self.sent == END - 1 or self._enough()
 
-    def _receive(self) -> None:
+    def _receive(self) -> Script:
         choice = random.Random(f"{self._job.seed} receive {self._source.stream}")
-        connection, take = self.connection, self.ledger.take
+        take, damage = self.ledger.take, self.ledger.damage
         buffer = bytearray(self._job.largest)
         more = True
         while more:
             way = choice.randrange(8)
+            limit = self._limit(choice)
             if way == 0:
-                for message in connection.receive_many(choice.randrange(1, 40), PATIENCE):
+                step = Step("receive_many", (choice.randrange(1, 40),), limit)
+                for message in (yield from patiently(step)):
                     more = take(message)
             elif way == 1:
-                size = connection.receive_into(buffer, PATIENCE)
+                size = yield from patiently(Step("receive_into", (buffer,), limit))
                 more = take(bytes(buffer[:size]))
             elif way == 2:
-                with connection.receive_view(PATIENCE) as lease:
+                with (yield from patiently(Step("receive_view", (), limit))) as lease:
                     more = take(bytes(lease))
             else:
-                more = take(connection.receive(PATIENCE))
+                more = take((yield from patiently(Step("receive", (), limit))))
+            while damage:
+                self.errors.append(f"connection {self.number}, way {way}: {damage.pop()}")
+
+
+def patiently(step: Step) -> Generator[Step, Any, Any]:
+    """A step that loses nothing when it is called off: then it is done again, without haste."""
+    try:
+        return (yield step)
+    except TimeoutError:
+        if step.limit == PATIENCE:
+            raise
+    return (yield step._replace(limit=PATIENCE))
 
 
 @dataclasses.dataclass
@@ -172,6 +199,13 @@ class Report:
         """Whether all went well."""
         return self.tally.clean and not self.errors
 
+    @classmethod
+    def of(cls, ends: list[End]) -> Report:
+        """What these ends saw, added up."""
+        tally = sum((end.ledger.tally for end in ends), Tally())
+        errors = [error for end in ends for error in end.errors]
+        return cls(tally, sum(end.sent for end in ends), errors)
+
     def to_json(self) -> str:
         """For the other process."""
         return json.dumps(dataclasses.asdict(self))
@@ -181,12 +215,3 @@ class Report:
         """The report that `to_json` wrote."""
         read = json.loads(text)
         return cls(Tally(**read["tally"]), read["sent"], read["errors"])
-
-
-def report(ends: list[End]) -> Report:
-    """Waits for all ends, and adds up what they saw."""
-    for end in ends:
-        end.join()
-    tally = sum((end.ledger.tally for end in ends), Tally())
-    errors = [error for end in ends for error in end.errors]
-    return Report(tally, sum(end.sent for end in ends), errors)

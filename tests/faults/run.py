@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-import tcpconn
-from faults.ends import End, Job, Report, connection_id, report
+from faults.drivers import connect_all
+from faults.ends import End, Job, Report
 from faults.plan import BREAKS, Plan
 from faults.proxy import Event, ProxyProcess
 from faults.server import ServerProcess
@@ -121,40 +121,25 @@ def run(
     `enough` says when senders are to stop, for a job without a number of messages. `watch` is
     called now and then, with the events so far and this side's ends.
     """
-    with (
-        ServerProcess(job) as server,
-        ProxyProcess(server.address, plan) as proxy,
-        tcpconn.ConnectionPool(**job.for_client()) as pool,
-    ):
+    ends = [End(n, job, client=True, enough=enough) for n in range(job.connections)]
+    with ServerProcess(job) as server, ProxyProcess(server.address, plan) as proxy:
         began = time.monotonic()
-        ends = [
-            End(connect(pool, proxy.address, n), job, client=True, enough=enough)
-            for n in range(job.connections)
-        ]
         over = threading.Event()
         if watch is not None:
             calls = threading.Thread(
                 target=_call_often, args=(over, every, lambda: watch(proxy.events, ends))
             )
             calls.start()
-        ours = report(ends)
-        theirs = server.report()
-        seconds = time.monotonic() - began
-        over.set()
-        if watch is not None:
-            calls.join()
-    return Outcome(plan, job, seconds, ours, theirs, proxy.events)
-
-
-def connect(pool: tcpconn.ConnectionPool, address: str, number: int) -> tcpconn.Connection:
-    """One of the traffic's connections. The first needs a link, which may break in mid-handshake:
-    that is an error, and then it connects again."""
-    while True:
         try:
-            return pool.connect(address, connection_id(number))
-        except (tcpconn.LinkLost, tcpconn.ConnectError):
-            if pool.multiplexers:
-                raise
+            connect_all(job.client, proxy.address, job.for_client(), ends)
+            theirs = server.report()
+        finally:
+            over.set()
+            if watch is not None:
+                calls.join()
+        seconds = time.monotonic() - began
+    ours = Report.of(ends)
+    return Outcome(plan, job, seconds, ours, theirs, proxy.events)
 
 
 def _call_often(over: threading.Event, every: float, call: Callable[[], None]) -> None:

@@ -8,18 +8,23 @@ import sys
 from types import TracebackType
 from typing import Self
 
-import tcpconn
-from faults.ends import PATIENCE, End, Job, Report, report
+from faults.drivers import accept_all
+from faults.ends import PATIENCE, End, Job, Report
 
 
 def main() -> None:
     """Says the address, serves the job's connections to their end, and says what it saw."""
     job = Job.from_json(sys.argv[1])
-    with tcpconn.listen("127.0.0.1:0", **job.for_server()) as listener:
-        print(listener.address, flush=True)
-        ends = [End(listener.accept(PATIENCE), job, client=False) for _ in range(job.connections)]
-        print(report(ends).to_json(), flush=True)
+    ends = [End(number, job, client=False) for number in range(job.connections)]
+
+    def told(address: str) -> None:
+        print(address, flush=True)
+
+    def through() -> None:
+        print(Report.of(ends).to_json(), flush=True)
         sys.stdin.read()  # a client whose link broke at the very end may still come back
+
+    accept_all(job.server, "127.0.0.1:0", job.for_server(), ends, told, through)
 
 
 class ServerProcess:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable
 
 import tcpconn.redial
-from faults.ends import End, Job
+from faults.ends import KINDS, End, Job
 from faults.plan import BREAKS, DELAY, DROP, FIN, FLIP, FREEZE, REFUSE, RST, SPLIT, Plan, Profile
 from faults.proxy import Event
 from faults.run import run
 
-PAUSE = 0.005
+PAUSES = {"PAUSE": 0.005, "LONGEST_PAUSE": 0.05}
 """Seconds, for the redialling: else most of the time would go by waiting after breaks in a resume.
 """
 
@@ -91,6 +91,14 @@ def main() -> int:
     add("--breaks", type=int, default=0, help="break links at least so often")
     add("--connections", type=int, default=16, help="at once, on one link (%(default)s)")
     add("--seed", type=int, default=None, help="what to do to links; random, and said, without")
+    add(
+        "--ends",
+        nargs=2,
+        choices=KINDS,
+        default=("blocking", "blocking"),
+        metavar=("CLIENT", "SERVER"),
+        help=f"what sends and receives in the two processes, each one of {', '.join(KINDS)}",
+    )
     add("--link", default="auto", help="the link class: native, stdlib or auto")
     add("--tls", action="store_true", help="through TLS, where bits are flipped too")
     add("--plan", help="do to links what an earlier run said that it did")
@@ -107,8 +115,11 @@ def main() -> int:
         tls=given.tls,
         client_options=options,
         server_options=options,
+        client=given.ends[0],
+        server=given.ends[1],
     )
-    tcpconn.redial.PAUSE = PAUSE
+    for name, seconds in PAUSES.items():
+        setattr(tcpconn.redial, name, seconds)
     print(f"seed {plan.seed}", flush=True)
     watch = Watch(given.seconds, given.messages, given.breaks, quiet=given.quiet)
     outcome = run(plan, job, enough=watch.enough, watch=watch)

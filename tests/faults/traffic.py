@@ -96,6 +96,8 @@ class Ledger:
         self.source = source
         self.tally = Tally()
         self.ended = False
+        self.damage: list[str] = []
+        """About each message with wrong bytes."""
         self._due = 0
         self._missing: set[int] = set()
 
@@ -108,20 +110,20 @@ class Ledger:
             if stream != self.source.stream or checksum != zlib.crc32(
                 memoryview(message)[HEADER.size :], number
             ):
-                self._wrong()
+                self._wrong(message)
                 return True
             if number == END and size == HEADER.size:
                 self.finish(length)
                 return False
             if length != size or size != self.source.size(number):
-                self._wrong()
+                self._wrong(message)
                 return True
         elif message == self.source.message(due):
             number = due
         else:
             number = self._search(message)
             if number < 0:
-                self._wrong()
+                self._wrong(message)
                 return True
         self._arrived(number, size)
         return True
@@ -145,9 +147,15 @@ class Ledger:
         tally.messages += 1
         tally.size += size
 
-    def _wrong(self) -> None:
+    def _wrong(self, message: bytes) -> None:
         """It stands in the place of the message that was due."""
         self.tally.wrong += 1
+        due = self.source.message(self._due)
+        differs = [at for at, (a, b) in enumerate(zip(message, due, strict=False)) if a != b]
+        where = f"bytes {differs[0]} to {differs[-1]} differ" if differs else "it is cut or longer"
+        self.damage.append(
+            f"not message {self._due} of {len(due)} bytes, but one of {len(message)}: {where}"
+        )
         self._due += 1
 
     def _search(self, message: bytes) -> int:
