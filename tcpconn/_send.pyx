@@ -39,10 +39,10 @@ from tcpconn._table cimport Node, table_next
 from tcpconn._wire cimport *
 
 cdef enum:
-    # Small messages queued ahead of the link. Enough to keep it busy while their sender wakes up,
-    # little enough to stay in a core's cache and not to delay what comes after: a quarter of a ms
-    # at 1 GB/s.
-    UNWRITTEN_MOST = 262144
+    # Small messages queued ahead of the link. Enough to keep it busy while their senders wake up,
+    # little enough to stay in a core's cache and not to delay what comes after: half a ms at
+    # 1 GB/s.
+    UNWRITTEN_MOST = 524288
     # A chunk, and the bytes of large messages cut for one batch: what a small message waits for
     # that comes just then.
     CHUNK = 65536
@@ -51,7 +51,8 @@ cdef enum:
     # at once.
     CUT_MOST_ALONE = 524288
     SHARED_BATCHES = 64
-    BATCH = 262144              # bytes of small messages given to one write
+    # Bytes of small messages given to one write: while it goes on, there is room for as many again.
+    BATCH = 131072
     COPY_CHUNK = 4096           # chunks up to this are copied behind their header, else referenced
     # Every receiver leaves credit for a message of this size once it has read what came before
     # (section 7); a larger one may go in chunks.
