@@ -585,3 +585,31 @@ class TestCommand:
         done = _harness("--subjects", "carrier_pigeon")
         assert done.returncode == 2
         assert "no subject 'carrier_pigeon'" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc here")
+class TestAnatomy:
+    def test_a_round_trip_takes_two_sleeps(self):
+        from benchmarks import anatomy
+
+        per_operation, sides = anatomy.measure("raw_tcp", "small", seconds=0.05, count=False)
+        assert [side.role for side in sides] == ["client", "server"]
+        assert per_operation > 0
+        # One on each side, but for answers that are there before anybody sleeps.
+        assert all(0 < side.sleeps < 2 for side in sides)
+
+    def test_what_nobody_called_has_no_column(self):
+        from benchmarks import anatomy
+
+        client = anatomy.Side("client", 2000, 3000, 1.0, 0.0, {"all": 2.0, "sendto": 1.0})
+        server = anatomy.Side("server", 1000, 4000, 1.0, 0.0, {"all": 2.5, "sendto": 1.0})
+        lines = list(anatomy.table([("raw_tcp", 50_000.0, [client, server])]))
+        assert lines[0].split() == [
+            *("subject", "time", "user", "system", "sleeps", "preempted"),
+            *("syscalls", "sendto"),
+        ]
+        words = [" ".join(line.split()) for line in lines[1:]]
+        assert words == [
+            "raw_tcp 50.0 µs client 2.00 µs 3.00 µs 1.00 - 2.00 1.00",
+            "server 1.00 µs 4.00 µs 1.00 - 2.50 1.00",
+        ]
