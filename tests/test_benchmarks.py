@@ -381,9 +381,9 @@ class TestCompare:
 
         # The base is what is installed as well: nothing has to be built.
         site = Path(importlib.util.find_spec("tcpconn").origin).parent.parent
-        found = measure(WORKLOADS["small"], "tcpconn", site, rounds=3, seconds=0.01, most=20)
+        found = measure(WORKLOADS["small"], "tcpconn", site, rounds=3, seconds=0.01, most=300)
         assert len(found.ratios) == 3
-        assert all(0.01 < ratio < 100 for ratio in found.ratios)
+        assert all(ratio > 0 for ratio in found.ratios)
 
 
 @pytest.fixture(scope="module")
