@@ -44,12 +44,17 @@ class PoolStats:
 _Asked = tuple[Any, frozenset[tuple[str, type[Any], Any]]]
 
 
+_NO_OPTIONS: frozenset[Any] = frozenset()
+
+
 def _as_asked(address: Any, options: dict[str, Any]) -> _Asked | None:
     """What finds out whether the same was asked for before. None for values without a hash."""
     # With its type: True is no number to us, and yet equal to 1.
     try:
-        asked = address, frozenset((name, type(value), value) for name, value in options.items())
         hash(address)
+        if not options:
+            return address, _NO_OPTIONS
+        asked = address, frozenset((name, type(value), value) for name, value in options.items())
     except TypeError:
         return None
     return asked
@@ -64,6 +69,7 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.multiplexers: list[Multiplexer] = []
+        self.reused = 0
 
     def live(self) -> list[Multiplexer]:
         self.multiplexers = [m for m in self.multiplexers if m.takes_connections]
@@ -94,7 +100,6 @@ class ConnectionPool:
         self._asked: dict[_Asked, tuple[_Place, Address, Options]] = {}
         self._closed = False
         self._dialled = 0
-        self._reused = 0
 
     def connect(
         self,
@@ -128,15 +133,18 @@ class ConnectionPool:
     ) -> Any:
         """The same, as an object of another class."""
         place, target, chosen = self._place(address, options)
+        multiplexer = self._ready(place)
         deadline = None if timeout is None else time.monotonic() + timeout
         for _ in range(REDIALS):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            multiplexer = self._choose(place, target, chosen, left)
+            if multiplexer is None:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                multiplexer = self._choose(place, target, chosen, left)
             try:
                 return multiplexer.open_as(kind, id, priority)
             except (ConnectionError, Timeout):
                 if multiplexer.takes_connections:
                     raise  # the connection is the trouble, not the link
+            multiplexer = None
         raise ConnectionClosed(f"{target} closes each link as soon as it is open")
 
     def _place(self, address: Any, options: dict[str, Any]) -> tuple[_Place, Address, Options]:
@@ -162,17 +170,19 @@ class ConnectionPool:
     def ready(self, address: Any, options: dict[str, Any]) -> Multiplexer | None:
         """The link that `connect` would use, if it would neither dial nor wait. Does not wait."""
         place, _, _ = self._place(address, options)
+        return self._ready(place)
+
+    def _ready(self, place: _Place) -> Multiplexer | None:
         if not place.lock.acquire(blocking=False):
             return None
         try:
             best = self._best(place)
+            if best is None or best.detached or not best.takes_connections:
+                return None
+            place.reused += 1
+            return best
         finally:
             place.lock.release()
-        if best is None or best.detached or not best.takes_connections:
-            return None
-        with self._lock:
-            self._reused += 1
-        return best
 
     def _best(self, place: _Place) -> Multiplexer | None:
         """A link that need not be made, under the place's lock."""
@@ -201,8 +211,7 @@ class ConnectionPool:
                     left = None if timeout is None else timeout - (time.monotonic() - started)
                     best.wait_attached(left)
                 if best.takes_connections:
-                    with self._lock:
-                        self._reused += 1
+                    place.reused += 1
                     return best
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
             multiplexer = Multiplexer(target, timeout=left, **as_arguments(options))
@@ -228,12 +237,14 @@ class ConnectionPool:
     def stats(self) -> PoolStats:
         """The pool's counters now. Thread-safe, never waits."""
         multiplexers = self.multiplexers
+        with self._lock:
+            reused = sum(place.reused for place in self._places.values())
         return PoolStats(
             addresses=len({m.peer_address for m in multiplexers}),
             links=len(multiplexers),
             connections=sum(m.connection_count for m in multiplexers),
             dialled=self._dialled,
-            reused=self._reused,
+            reused=reused,
         )
 
     @property
@@ -282,6 +293,9 @@ _making = threading.Lock()
 def default_pool() -> ConnectionPool:
     """The process's pool, which `connect` uses. Made on first use, closed at exit."""
     global _default
+    pool = _default
+    if pool is not None and not pool.closed:
+        return pool
     with _making:
         if _default is None or _default.closed:
             _default = ConnectionPool()

@@ -474,8 +474,9 @@ class TestWhoAsks:
         assert (kind, payload[:4]) == (3, b"\0\0\0\x07")
 
     @pytest.mark.plain
-    def test_malformed(self, connection: tcpconn.Connection) -> None:
-        kind, payload = ask(connection.peer_address, self.signed(connection)[:-1] + b"\0")
+    def test_one_bit_is_wrong(self, connection: tcpconn.Connection) -> None:
+        *proof, last = self.signed(connection)
+        kind, payload = ask(connection.peer_address, bytes([*proof, last ^ 1]))
         assert (kind, payload[:4]) == (3, b"\0\0\0\x0b")
 
 
