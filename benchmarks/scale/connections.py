@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from typing import Any
 
 from benchmarks.placement import apart
 from benchmarks.scale.control import Control
 from benchmarks.scale.measuring import (
-    KILOBYTE,
     OPTIONS,
     SMALL,
     memory,
     ns_per_message,
-    round_trip_ns,
 )
+from benchmarks.scale.opened import measure_opened
 from benchmarks.subjects.base import HOST, Announce
 
 MANY = 10_000
 """Connections from which on memory, and the rate of opening, say something."""
-ROUND_TRIPS = 400
 
 
 class Server:
@@ -101,49 +97,7 @@ def measure(_subject: str, port: int, at: int, seconds: float) -> dict[str, floa
 
     first = connect()
     control = Control(first.send, first.receive)
-    theirs = control.ask(do="accept", count=0, weigh=True)["memory"]
-    ours = memory()
-
-    started = time.perf_counter()
-    control.say(do="accept", count=at, weigh=True)
-    opened = [connect() for _ in range(at)]
-    theirs_now = control.hear()["memory"]
-    values = {}
-    if at >= MANY:
-        values["open_rate"] = at / (time.perf_counter() - started)
-    if at >= MANY and ours:
-        values["client_memory"] = (memory() - ours) / at
-        values["server_memory"] = (theirs_now - theirs) / at
-
-    index = at // 2
-    one = opened[index]
-
-    def exchange() -> None:
-        one.send(SMALL)
-        one.receive()
-
-    control.say(do="echo", index=index, count=ROUND_TRIPS)
-    with apart("client"):
-        values["round_trip"] = round_trip_ns(exchange, ROUND_TRIPS)
-    control.hear()
-
-    def one_sends(count: int) -> None:
-        control.say(do="take", index=index, count=count)
-        send = one.send
-        for _ in range(count):
-            send(KILOBYTE)
-        control.hear()
-
-    values["one_sends"] = ns_per_message(one_sends, seconds, first=1000)
-    sends = [connection.send for connection in opened]
-
-    def all_send(count: int) -> None:
-        control.say(do="take_from_each", rounds=count // at)
-        for send in itertools.islice(itertools.cycle(sends), count):
-            send(KILOBYTE)
-        control.hear()
-
-    values["all_send"] = ns_per_message(all_send, seconds, first=at)
+    values, opened = measure_opened(connect, control, at, seconds, MANY, weigh=True)
 
     def churn(count: int) -> None:
         control.say(do="churn", count=count)
@@ -153,4 +107,5 @@ def measure(_subject: str, port: int, at: int, seconds: float) -> dict[str, floa
         control.hear()
 
     values["churn_rate"] = 1e9 / ns_per_message(churn, seconds, first=50)
+    del opened  # they were there all the time
     return values

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +10,17 @@ from benchmarks.placement import apart
 from benchmarks.scale.control import Control
 from benchmarks.scale.measuring import (
     KILOBYTE,
-    SMALL,
     SocketChannel,
     allow_many_descriptors,
     memory,
-    ns_per_message,
-    round_trip_ns,
 )
+from benchmarks.scale.opened import measure_opened
 from benchmarks.subjects import framing
 from benchmarks.subjects.base import HOST, Announce
 
 MANY = 100
 """Links from which on memory, and the rate of opening, say something."""
-ROUND_TRIPS = 400
+MOST_LINKS = 4096
 BACKLOG = 1024
 """Sockets that wait to be accepted, as many as tcpconn's listener lets wait."""
 
@@ -84,7 +80,8 @@ def serve(subject: str, announce: Announce) -> None:
         return
     import tcpconn
 
-    with tcpconn.listen((HOST, 0)) as accepting:
+    # All of them come from here, which is more than one address has by default.
+    with tcpconn.listen((HOST, 0), max_links_per_address=MOST_LINKS) as accepting:
         announce(int(accepting.address.rpartition(":")[2]))
         _serve(accepting.accept)
 
@@ -104,47 +101,5 @@ def measure(subject: str, port: int, at: int, seconds: float) -> dict[str, float
     connect = _connector(subject, port)
     first = connect()
     control = Control(first.send, first.receive)
-    theirs = control.ask(do="accept", count=0)["memory"]
-    ours = memory()
-
-    started = time.perf_counter()
-    control.say(do="accept", count=at)
-    opened = [connect() for _ in range(at)]
-    theirs_now = control.hear()["memory"]
-    values = {}
-    if at >= MANY:
-        values["open_rate"] = at / (time.perf_counter() - started)
-    if at >= MANY and ours:
-        values["client_memory"] = (memory() - ours) / at
-        values["server_memory"] = (theirs_now - theirs) / at
-
-    index = at // 2
-    one = opened[index]
-
-    def exchange() -> None:
-        one.send(SMALL)
-        one.receive()
-
-    control.say(do="echo", index=index, count=ROUND_TRIPS)
-    with apart("client"):
-        values["round_trip"] = round_trip_ns(exchange, ROUND_TRIPS)
-    control.hear()
-
-    def one_sends(count: int) -> None:
-        control.say(do="take", index=index, count=count)
-        send = one.send
-        for _ in range(count):
-            send(KILOBYTE)
-        control.hear()
-
-    values["one_sends"] = ns_per_message(one_sends, seconds, first=1000)
-    sends = [channel.send for channel in opened]
-
-    def all_send(count: int) -> None:
-        control.say(do="take_from_each", rounds=count // at)
-        for send in itertools.islice(itertools.cycle(sends), count):
-            send(KILOBYTE)
-        control.hear()
-
-    values["all_send"] = ns_per_message(all_send, seconds, first=at)
+    values, _ = measure_opened(connect, control, at, seconds, MANY)
     return values

@@ -1,0 +1,68 @@
+"""What is measured while many are open at once: connections of one link, or links."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.placement import apart
+from benchmarks.scale.control import Control
+from benchmarks.scale.measuring import KILOBYTE, SMALL, memory, ns_per_message, round_trip_ns
+
+ROUND_TRIPS = 400
+
+
+def measure_opened(
+    connect: Callable[[], Any], control: Control, at: int, seconds: float, many: int, **accept: Any
+) -> tuple[dict[str, float], list[Any]]:
+    """Opens `at`, which it returns, too; a round trip on one of them, sends on one, sends on all by
+    turns.
+
+    From `many` on, memory and the rate of opening say something. `accept` is for the other side.
+    """
+    theirs = control.ask(do="accept", count=0, **accept)["memory"]
+    ours = memory()
+
+    started = time.perf_counter()
+    control.say(do="accept", count=at, **accept)
+    opened = [connect() for _ in range(at)]
+    theirs_now = control.hear()["memory"]
+    values = {}
+    if at >= many:
+        values["open_rate"] = at / (time.perf_counter() - started)
+    if at >= many and ours:
+        values["client_memory"] = (memory() - ours) / at
+        values["server_memory"] = (theirs_now - theirs) / at
+
+    index = at // 2
+    one = opened[index]
+
+    def exchange() -> None:
+        one.send(SMALL)
+        one.receive()
+
+    control.say(do="echo", index=index, count=ROUND_TRIPS)
+    with apart("client"):
+        values["round_trip"] = round_trip_ns(exchange, ROUND_TRIPS)
+    control.hear()
+
+    def one_sends(count: int) -> None:
+        control.say(do="take", index=index, count=count)
+        send = one.send
+        for _ in range(count):
+            send(KILOBYTE)
+        control.hear()
+
+    values["one_sends"] = ns_per_message(one_sends, seconds, first=1000)
+    sends = [each.send for each in opened]
+
+    def all_send(count: int) -> None:
+        control.say(do="take_from_each", rounds=count // at)
+        for send in itertools.islice(itertools.cycle(sends), count):
+            send(KILOBYTE)
+        control.hear()
+
+    values["all_send"] = ns_per_message(all_send, seconds, first=at)
+    return values, opened
