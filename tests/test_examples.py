@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 OUTPUT = {
+    "anyio_streams": r"WHOLE\nMESSAGES\n",
     "asyncio_echo": r"100 clients in the loop, 100 with all replies\n"
     r"sockets dialled: 1\n"
     r"a client in a thread: from a thread\n",
@@ -22,11 +23,17 @@ OUTPUT = {
     r"sockets dialled: 1\n"
     r"\d+ requests/s, client and server in one process\n",
     "two_services": r"L-I-N-K has 4 letters\nS-E-S-S-I-O-N has 7 letters\non one link: True\n",
+    "web_application": r"200 requests at once, 200 with the right answer\n"
+    r"sockets dialled: 1\n"
+    r"without a worker: 503\n",
     "worker_pool": r"quick: \d+ bulk jobs, at most \d+ sent ahead\n"
     r"slow: \d+ bulk jobs, at most \d+ sent ahead\n"
     r"bulk jobs done: 200 of 200\n"
     r"urgent jobs done: 20, \d+\.\d ms after they came\n",
 }
+
+NEEDS = {"anyio_streams": ["anyio"], "web_application": ["httpx", "starlette"]}
+"""What is not tcpconn's; without it, an example is not run."""
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the examples are not here")
 
@@ -41,6 +48,8 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("name", OUTPUT)
 def test_example(name: str) -> None:
+    for needed in NEEDS.get(name, []):
+        pytest.importorskip(needed)
     done = subprocess.run(
         python(EXAMPLES / f"{name}.py"), capture_output=True, text=True, timeout=50, check=False
     )

@@ -44,6 +44,7 @@ ORDER = [
     ["pool", "sessions"],
     ["server"],
     ["aio"],
+    ["anyio"],
     [""],  # the package itself: tcpconn/__init__.py
     ["cli"],
     ["__main__"],
