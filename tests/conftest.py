@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import tcpconn
+import tcpconn.aio
 from support import (
     ANY,
     PATIENCE,
@@ -18,29 +17,30 @@ from support import (
     Pair,
     context_for_both_sides,
     echo,
+    link_id,
+    link_kinds,
     open_descriptors,
     tcpconn_threads,
     wait_until,
 )
 from tcpconn.options import make_options
 
-LINKS = ["native", "stdlib"] if sys.platform == "linux" else ["stdlib"]
-if os.environ.get("TCPCONN_LINK"):
-    LINKS = [os.environ["TCPCONN_LINK"]]
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All that use `link` run for each link class, and through TLS in modules that say `OVER_TLS`.
+    """All that use `link` run once for each. The contract tests have more ways: see there."""
+    if "link" in metafunc.fixturenames and "shell" not in metafunc.fixturenames:
+        kinds = [pytest.param(kind, id=link_id(kind)) for kind in link_kinds(metafunc)]
+        metafunc.parametrize("link", kinds, indirect=True)
 
-    That is left out for tests marked `plain`, which have a plain socket at one end.
-    """
-    if "link" not in metafunc.fixturenames:
-        return
-    kinds = [pytest.param(kind, id=kind) for kind in LINKS]
-    plain = any(metafunc.definition.iter_markers("plain"))
-    if getattr(metafunc.module, "OVER_TLS", False) and not plain:
-        kinds.append(pytest.param(OverTls(LINKS[0]), id="tls"))
-    metafunc.parametrize("link", kinds, indirect=True)
+
+MAKE_OPTIONS = (
+    tcpconn.multiplexer,
+    tcpconn.pool,
+    tcpconn.server,
+    tcpconn.aio.multiplexer,
+    tcpconn.aio.server,
+)
+"""The modules that are given options by users."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def link(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
                 given = {"ssl": context, **given}
             return make_options(given)
 
-        for module in (tcpconn.multiplexer, tcpconn.pool, tcpconn.server):
+        for module in MAKE_OPTIONS:
             monkeypatch.setattr(module, "make_options", with_tls)
     return kind
 

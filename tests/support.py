@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import pytest
+
 import tcpconn
 
 T = TypeVar("T")
@@ -68,6 +70,26 @@ class OverTls(str):
     """A link class, by name, for tests that put TLS over it: see `conftest.link`."""
 
     __slots__ = ()
+
+
+LINKS = ["native", "stdlib"] if sys.platform == "linux" else ["stdlib"]
+if os.environ.get("TCPCONN_LINK"):
+    LINKS = [os.environ["TCPCONN_LINK"]]
+
+
+def link_kinds(metafunc: pytest.Metafunc) -> list[str]:
+    """The link classes that a test runs for, and TLS over one in modules that say `OVER_TLS`.
+
+    That is left out for tests marked `plain`, which have a plain socket at one end.
+    """
+    plain = any(metafunc.definition.iter_markers("plain"))
+    over_tls = getattr(metafunc.module, "OVER_TLS", False) and not plain
+    return LINKS + [OverTls(LINKS[0])] * over_tls
+
+
+def link_id(kind: str) -> str:
+    """What names it in a test's id."""
+    return "tls" if isinstance(kind, OverTls) else kind
 
 
 def server_context(certificate: str = "server", **settings: Any) -> ssl.SSLContext:

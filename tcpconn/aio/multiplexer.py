@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import uuid
+import weakref
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self
 
 from tcpconn import multiplexer as blocking
 from tcpconn._aio import accept_async, ping_async
+from tcpconn._driver import Driver
 from tcpconn._loop import tie
 from tcpconn.aio.connection import Connection
-from tcpconn.aio.loops import Opening, in_thread, presence
+from tcpconn.aio.loops import Opening, Presence, in_thread, presence
 from tcpconn.errors import ConnectionClosed
 from tcpconn.multiplexer import MultiplexerStats, check_id, check_priority, wrapped
 from tcpconn.options import make_options
@@ -49,18 +51,23 @@ class Multiplexer:
 
     @classmethod
     def over(cls, inner: blocking.Multiplexer) -> Self:
-        """One for a session that there is; it belongs to the running loop from then on."""
-        multiplexer = cls.__new__(cls)
-        multiplexer._inner = inner
-        tie(inner.key, presence().herald)
+        """That of a session that there is; it belongs to the running loop from then on."""
+        multiplexer = _known.get(inner.key)
+        if not isinstance(multiplexer, cls):
+            multiplexer = cls.__new__(cls)
+            multiplexer._hold(inner, presence())
         return multiplexer
+
+    def _hold(self, inner: blocking.Multiplexer, here: Presence) -> None:
+        tie(inner.key, here.herald)
+        self._inner = inner
+        _known[inner.key] = self
 
     async def _begin(self) -> Self:
         if not hasattr(self, "_inner"):
             here = presence()
             inner = await in_thread(self._make, lambda made: made.abort())
-            tie(inner.key, here.herald)
-            self._inner = inner
+            self._hold(inner, here)
         return self
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -190,18 +197,14 @@ class Multiplexer:
         else:
             self.abort()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Multiplexer) and self.__dict__.get("_inner") is other.__dict__.get(
-            "_inner", self
-        )
-
-    def __hash__(self) -> int:
-        return hash(self.__dict__.get("_inner"))
-
     def __repr__(self) -> str:
         if not hasattr(self, "_inner"):
             return "<aio.Multiplexer not connected>"
         return repr(self._inner).replace("<Multiplexer", "<aio.Multiplexer", 1)
+
+
+_known: weakref.WeakValueDictionary[Driver, Multiplexer] = weakref.WeakValueDictionary()
+"""Those in use: of each session there is one."""
 
 
 def wrap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import uuid
@@ -23,6 +24,13 @@ from support import (
 )
 
 OVER_TLS = True
+SHELLS = "many"
+
+
+def knock(connection: tcpconn.Connection, message: bytes = b"let me in") -> None:
+    """Sends, unless it is refused already."""
+    with contextlib.suppress(tcpconn.ConnectionReset):
+        connection.send(message)
 
 
 def refused(connection: tcpconn.Connection) -> None:
@@ -66,7 +74,7 @@ def test_no(answer: object, link: str, caplog: pytest.LogCaptureFixture) -> None
     ):
         for _ in range(3):
             stranger = pool.connect(server.address, unwanted)
-            stranger.send(b"let me in")
+            knock(stranger)
             refused(stranger)
             with pytest.raises(tcpconn.ConnectionReset, match="refused"):
                 stranger.send(b"please")
@@ -92,7 +100,7 @@ def test_an_exception(link: str, caplog: pytest.LogCaptureFixture) -> None:
     ):
         for expected in (True, False, True):
             connection = pool.connect(server.address)
-            connection.send(b"hello")
+            knock(connection, b"hello")
             if expected:
                 assert connection.receive(PATIENCE) == b"hello"
             else:
@@ -111,7 +119,7 @@ def test_a_coroutine_is_no_yes(link: str, caplog: pytest.LogCaptureFixture) -> N
         tcpconn.ConnectionPool(link=link) as pool,
     ):
         connection = pool.connect(server.address)
-        connection.send(b"hello")
+        knock(connection)
         refused(connection)
         connection.close()
     assert "to be awaited" in caplog.text
@@ -125,7 +133,7 @@ def test_a_refused_connection_is_none_that_is_accepted(link: str) -> None:
     ):
         strangers = [pool.connect(listener.address) for _ in range(10)]
         for stranger in strangers:
-            stranger.send(noise(100 * KIB))
+            knock(stranger, noise(100 * KIB))
         friend = pool.connect(listener.address, wanted)
         friend.send(b"hello")
         with listener.accept(PATIENCE) as accepted:
@@ -147,7 +155,7 @@ def test_one_that_has_closed_already(link: str) -> None:
         tcpconn.ConnectionPool(link=link) as pool,
     ):
         stranger = pool.connect(listener.address)
-        stranger.send(b"here and gone")
+        knock(stranger)
         stranger.close()
         [multiplexer] = listener.multiplexers
         with pytest.raises(tcpconn.Timeout):
@@ -155,6 +163,7 @@ def test_one_that_has_closed_already(link: str) -> None:
         wait_until(lambda: multiplexer.connection_count == 0, "a refused connection is kept")
 
 
+@pytest.mark.blocking("authorize is asked in the loop, where nothing may take long")
 def test_a_slow_answer_holds_up_nobody_who_is_in(link: str) -> None:
     """What the reader of the link does for others does not wait for it."""
     asked, go_on = threading.Event(), threading.Event()
@@ -183,6 +192,7 @@ def test_a_slow_answer_holds_up_nobody_who_is_in(link: str) -> None:
             assert outside.receive(PATIENCE) == b"hello, too"
 
 
+@pytest.mark.blocking("it is about numbers, which the core keeps for all")
 def test_a_peer_that_is_refused_again_and_again(link: str) -> None:
     """And does not end what was refused: that has a limit, and memory another."""
     with (
@@ -192,7 +202,7 @@ def test_a_peer_that_is_refused_again_and_again(link: str) -> None:
         accepting = Background(lambda: listener.accept(PATIENCE))
         for _ in range(2000):
             connection = pool.connect(listener.address)
-            connection.send(b"let me in")
+            knock(connection)
             refused(connection)
             connection.close()
         assert pool.stats().dialled == 1
@@ -220,7 +230,7 @@ def test_a_multiplexer_asks_too(link: str) -> None:
         client.open() as stranger,
         client.open(wanted) as friend,
     ):
-        stranger.send(b"let me in")
+        knock(stranger)
         friend.send(b"hello")
         with server.accept(PATIENCE) as accepted:
             assert accepted.receive(PATIENCE) == b"hello"

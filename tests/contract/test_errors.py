@@ -10,6 +10,8 @@ import pytest
 import tcpconn
 from support import KIB, MIB, PATIENCE, Background, Pair, noise, unused_port
 
+SHELLS = "few"
+
 
 class TestAddresses:
     @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ class TestData:
         with pytest.raises(TypeError):
             pair.client.send_many(parts)
 
+    @pytest.mark.blocking("time limits are asyncio's")
     @pytest.mark.parametrize("timeout", ["soon", [], object(), float("nan")], ids=repr)
     def test_what_is_no_timeout(self, timeout: Any, pair: Pair) -> None:
         waits = (
@@ -149,6 +152,7 @@ class TestData:
         pair.client.send(b"unharmed")
         assert pair.server.receive(PATIENCE) == b"unharmed"
 
+    @pytest.mark.blocking("time limits are asyncio's")
     def test_a_timeout_that_runs_code(self, pair: Pair) -> None:
         """Code that uses the very connection, too."""
 

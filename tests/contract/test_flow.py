@@ -26,6 +26,7 @@ from support import (
 )
 
 OVER_TLS = True
+SHELLS = "many"
 
 WINDOW = 256 * KIB
 """What a new connection may hold unread: the default of `connection_credit`."""
@@ -307,6 +308,7 @@ def keeper_held_up(link: str) -> Iterator[None]:
             logger.setLevel(before)
 
 
+@pytest.mark.blocking("through TLS, the keeper reads for a loop")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_senders_who_wait_for_the_reader_need_no_keeper(threads: int, link: str) -> None:
     """They read for themselves what the peer says about it."""
@@ -329,6 +331,7 @@ def test_senders_who_wait_for_the_reader_need_no_keeper(threads: int, link: str)
                 sender.result()
 
 
+@pytest.mark.blocking("it is about numbers, which the core keeps for all")
 def test_empty_messages_are_bounded_too(pair: Pair) -> None:
     """They cost credit although they have no bytes."""
     sent = fill(pair.client, b"")

@@ -11,7 +11,10 @@ import pytest
 
 from support import PATIENCE
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here"),
+    pytest.mark.blocking("an event loop does not survive a fork"),
+]
 
 PRELUDE = """
 import os, signal, sys, threading, warnings

@@ -104,6 +104,7 @@ def test_connections_are_listed_while_others_go(
             background.result()
 
 
+@pytest.mark.blocking("the thread that has dialled may hold it for a moment longer")
 def test_a_forgotten_multiplexer_warns_and_lets_go(listener: tcpconn.Listener, link: str) -> None:
     multiplexer = tcpconn.Multiplexer(listener.address, link=link)
     held = [multiplexer]

@@ -303,6 +303,7 @@ class TestServer:
         assert finished == [True]
         connection.close()
 
+    @pytest.mark.blocking("a handler that blocks is not in the task that close leaves out")
     def test_close_from_a_handler(self, link: str, pool: tcpconn.ConnectionPool) -> None:
         servers = []
 

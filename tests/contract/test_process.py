@@ -11,6 +11,8 @@ import pytest
 import tcpconn
 from support import ANY, PATIENCE, echo, noise
 
+pytestmark = pytest.mark.blocking("runs programs that are written for threads")
+
 SENDS_AND_LEAVES = """
 import sys
 import tcpconn

@@ -31,6 +31,7 @@ from tcpconn._frame import PREFACE, decode_frames
 from tcpconn.handshake import Resume
 
 OVER_TLS = True
+SHELLS = "many"
 
 
 class Events:
@@ -162,9 +163,9 @@ def test_flush_and_close_wait_for_the_next_link(link: str) -> None:
 
 def test_ping_waits_for_the_next_link(link: str) -> None:
     with tcpconn.serve(echo, ANY, link=link) as server, tcpconn.ConnectionPool(link=link) as pool:
-        multiplexer = multiplexer_of(pool.connect(server.address))
-        break_link(multiplexer)
-        assert multiplexer.ping(PATIENCE) > 0
+        connection = pool.connect(server.address)  # a session with none is not kept
+        break_link(multiplexer_of(connection))
+        assert multiplexer_of(connection).ping(PATIENCE) > 0
 
 
 def test_receive_into_and_views(link: str) -> None:
@@ -335,6 +336,7 @@ class TestLoss:
             multiplexer_of(connection).abort()
         assert "is over" in caplog.text
 
+    @pytest.mark.blocking("it is the redialler who gives up, and takes its time")
     def test_a_client_gives_up_until_it_is_used_again(self, link: str) -> None:
         events = Events()
         address = f"127.0.0.1:{unused_port()}"
@@ -391,6 +393,7 @@ class TestConnecting:
                     assert another.receive(PATIENCE) == b"x"
                     assert another.multiplexer is connection.multiplexer
 
+    @pytest.mark.blocking("it is the redialler who says it, and takes its time")
     def test_says_why_there_is_none(self, link: str) -> None:
         address = f"127.0.0.1:{unused_port()}"
         with tcpconn.ConnectionPool(link=link) as pool, silent_server(address, link=link) as there:
@@ -481,6 +484,7 @@ class TestWhoAsks:
 
 
 @pytest.mark.plain
+@pytest.mark.blocking("a loop lets go of the link later: the right one may come before that")
 def test_one_who_has_what_was_not_sent_is_refused(link: str) -> None:
     """And the session is kept for the right one."""
     with tcpconn.serve(echo, ANY, link=link) as server, tcpconn.ConnectionPool(link=link) as pool:

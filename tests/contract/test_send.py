@@ -201,6 +201,7 @@ def test_many_from_a_generator_that_raises(pair: Pair) -> None:
     assert pair.server.receive(PATIENCE) == b"one"
 
 
+@pytest.mark.blocking("an iterator that is waited for would wait in the loop, for the loop")
 def test_many_from_what_arrives(pair: Pair) -> None:
     """The messages may come from the same connection while they are sent."""
     pair.server.send_many([b"a", b"b", b"c"])
@@ -276,6 +277,7 @@ def test_stats_count(pair: Pair) -> None:
     assert read.receive_window > 0
 
 
+@pytest.mark.blocking("what a time limit says is asyncio's")
 def test_a_send_that_finds_no_room_times_out_and_leaves_nothing(pair: Pair) -> None:
     message = noise(10 * KIB)
     sent = fill(pair.client, message)

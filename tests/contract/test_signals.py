@@ -29,9 +29,12 @@ from support import (
 
 OVER_TLS = True
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="there is no pthread_kill() here"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(signal, "pthread_kill"), reason="there is no pthread_kill() here"
+    ),
+    pytest.mark.blocking("what a signal interrupts in a loop is the loop"),
+]
 
 
 class Interrupted(BaseException):
