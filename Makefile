@@ -50,7 +50,7 @@ help:
 	@echo "make bench                 measure, and write a report to build/bench/"
 	@echo "make bench ARGS=--quick    the same within a minute"
 	@echo "make bench-peers           measure other libraries too"
-	@echo "make bench-scale           measure what grows: connections, threads, message sizes, links"
+	@echo "make bench-scale           measure what grows: connections, threads, message sizes, links, clients"
 	@echo "make bench-compare BASE=HEAD~3"
 	@echo "                           measure against another commit, run by run"
 	@echo "make check-cost            instructions of the hot paths against those on record (valgrind)"
@@ -107,7 +107,7 @@ bench-peers: $(VENV)/.installed $(VENV)/.extra-bench $(VENV)/.extra-peers
 	@$(MAKE) bench ARGS="--peers $(ARGS)"
 
 bench-scale: $(VENV)/.installed $(VENV)/.extra-bench
-	@$(MAKE) bench ARGS="--only connections --only threads --only sizes --only links $(ARGS)"
+	@$(MAKE) bench ARGS="--only connections --only threads --only sizes --only links --only clients $(ARGS)"
 
 bench-compare: $(VENV)/.installed $(VENV)/.extra-bench
 	@test -n "$(BASE)" || { echo "error: name a commit with BASE=..." >&2; exit 1; }

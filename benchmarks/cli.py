@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--scale",
         action="store_true",
-        help="also what grows: connections on a link, threads, message sizes, links",
+        help="also what grows: connections on a link, threads, message sizes, links, clients",
     )
     what.add_argument(
         "--subjects",

@@ -27,7 +27,7 @@ PEERS = [
     "uvloop_streams",
     "websockets",
 ]
-SCALES = ["connections", "threads", "sizes", "links"]
+SCALES = ["connections", "threads", "sizes", "links", "clients"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -486,6 +486,7 @@ class TestRegistry:
         assert (DEFINED["threads"].steps[0], DEFINED["threads"].steps[-1]) == (1, 16)
         assert (DEFINED["sizes"].steps[0], DEFINED["sizes"].steps[-1]) == (1, 256 << 20)
         assert (DEFINED["links"].steps[0], DEFINED["links"].steps[-1]) == (1, 1000)
+        assert (DEFINED["clients"].steps[0], DEFINED["clients"].steps[-1]) == (1, 10_000)
 
     def test_each_subject_has_a_colour_of_its_own(self):
         pytest.importorskip("matplotlib")

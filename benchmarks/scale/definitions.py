@@ -157,4 +157,24 @@ SCALES = _by_name(
             Measure("open_rate", "Links made and accepted", Unit.RATE),
         ),
     ),
+    Scale(
+        "clients",
+        "Clients of one asyncio server",
+        "So many clients, each with a link of its own, of one server in an event loop, which has a "
+        "task for each; another process holds all clients in one event loop. Each client is served "
+        "once. Memory is what the processes' own (anonymous) memory grows by for each, from 100 "
+        "on. Then 10 of them, and 1,000, exchange messages of 100 B at once, while the others are "
+        "idle. 10,000 clients need as many descriptors in each process.",
+        "clients",
+        (1, 10, 100, 1_000, 10_000),
+        (1, 100),
+        ("tcpconn_aio", "asyncio_streams"),
+        (
+            Measure("server_memory", "Server's memory, an idle client", Unit.BYTES),
+            Measure("client_memory", "Client's memory, an idle client", Unit.BYTES),
+            Measure("few_active", "Time for a round trip, 10 of them active", Unit.TIME),
+            Measure("many_active", "Time for a round trip, 1,000 of them active", Unit.TIME),
+            Measure("open_rate", "Links made, each served once", Unit.RATE),
+        ),
+    ),
 )

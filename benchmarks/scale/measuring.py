@@ -47,6 +47,24 @@ def allow_many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+OTHERS = 100
+"""Descriptors that are not links."""
+
+
+def need_descriptors(links: int) -> None:
+    """As many as this process may have. Ends it, and says why, when that is too few."""
+    allow_many_descriptors()
+    if os.name == "posix":
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and most < links + OTHERS:
+            raise SystemExit(
+                f"{links:,} links need {links + OTHERS:,} descriptors, and a process may have "
+                f"{most:,} here: raise the limit, as with `ulimit -Hn {links + OTHERS}`"
+            )
+
+
 def ns_per_message(
     run: Callable[[int], None], seconds: float, first: int = 1, most: int = 10_000_000
 ) -> float:
