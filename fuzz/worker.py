@@ -21,7 +21,8 @@ from fuzz.mutate import Mutator
 from fuzz.targets import TARGETS
 
 HANG_SECONDS = 20
-"""A run that takes so long ends its process: with sanitizers, none takes a second."""
+"""Of the processor's time: a run that takes so long ends its process. With sanitizers, none takes a
+second, but a machine may be busy with other things."""
 
 NOTE_SIZE = 1 << 24
 SHARE_SECONDS = 5.0
@@ -68,9 +69,9 @@ class Coverage:
 
 def run(case: Case) -> None:
     """Runs one case. Raises what is a finding, or does not come back."""
-    signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
     TARGETS[case.target](case)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class Worker:
@@ -157,7 +158,7 @@ class Worker:
 
 def main() -> None:
     """`worker.py SEED TARGETS NOTE SHARED`, or `worker.py --replay FILE`."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     if sys.argv[1] == "--replay":
         for line in Path(sys.argv[2]).read_text("utf-8").splitlines():
             run(loads(line))

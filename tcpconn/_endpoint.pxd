@@ -7,7 +7,7 @@ from tcpconn._sending cimport Sending
 
 cdef class Endpoint(Sending):
     cdef int own(self) except -1
-    cdef int refuse(self) except -1
+    cdef int refuse(self, uint32_t code) except -1
     cdef int check_heard(self) except -1
     cdef int check_closed_lost(self, uint32_t number) except -1
     cdef bint has_unacknowledged(self) noexcept nogil

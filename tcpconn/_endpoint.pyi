@@ -72,5 +72,8 @@ def accept_endpoint(kind: type[_Kind], engine: Engine, timeout: float | None = 0
     Those that the option `authorize` refuses are passed over.
     """
 
+def refuse_endpoint(endpoint: Endpoint) -> None:
+    """Gives back a connection that was just accepted: a limit was reached."""
+
 def endpoints(engine: Engine) -> list[Endpoint]:
     """The objects that stand for connections of an engine."""

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from tcpconn._ending cimport ended_error
 from tcpconn._engine cimport (
@@ -61,13 +61,13 @@ cdef class Endpoint(Sending):
         if owner is not NULL:
             Py_DECREF(<object> owner)
 
-    cdef int refuse(self) except -1:
+    cdef int refuse(self, uint32_t code) except -1:
         """The connection, just accepted, is not wanted."""
         cdef Engine engine = self.engine
         self.closed_here = True
         with nogil:
             engine.lock()
-            session_refuse(engine.s, self.conn)
+            session_refuse(engine.s, self.conn, code)
             engine.used_at = tc_now()
             engine.leave_to_keeper()
             engine.dispatch()
@@ -418,8 +418,13 @@ cdef bint is_authorized(Endpoint endpoint) except -1:
         )
     finally:
         if not wanted:
-            endpoint.refuse()
+            endpoint.refuse(CODE_REFUSED)
     return wanted
+
+
+def refuse_endpoint(Endpoint endpoint):
+    """Gives back a connection that was just accepted: a limit was reached."""
+    endpoint.refuse(CODE_LIMIT)
 
 
 def endpoints(Engine engine):

@@ -1,6 +1,6 @@
 """What is done to a session: connections opened, accepted and closed, time, its end."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from tcpconn._state cimport Conn, State
 
@@ -9,7 +9,7 @@ cdef int session_open(
 ) noexcept nogil
 cdef Conn* session_accept(State* s) noexcept nogil
 cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noexcept nogil
-cdef void session_refuse(State* s, Conn* conn) noexcept nogil
+cdef void session_refuse(State* s, Conn* conn, uint32_t code) noexcept nogil
 cdef void session_goaway(State* s) noexcept nogil
 cdef bint session_is_unused(const State* s) noexcept nogil
 cdef bint session_is_done(State* s) noexcept nogil

@@ -132,9 +132,9 @@ cdef void session_detach(State* s, Conn* conn, uint64_t code, bint abruptly) noe
     check_over(s, conn)
 
 
-cdef void session_refuse(State* s, Conn* conn) noexcept nogil:
-    """A connection just accepted is not wanted: its OPEN is refused, section 5. It may be opened
-    anew under its UUID.
+cdef void session_refuse(State* s, Conn* conn, uint32_t code) noexcept nogil:
+    """A connection just accepted is not wanted: its OPEN is refused, section 5, with one of the
+    codes for that. It may be opened anew under its UUID.
     """
     leave(s, conn)
     if s.phase == PHASE_CLOSED:
@@ -153,7 +153,7 @@ cdef void session_refuse(State* s, Conn* conn) noexcept nogil:
     s.connections -= 1
     s.happened |= HAPPENED_OVER
     s.refused += 1                  # what was the UUID's reference is the refused route's
-    send_stop(s, conn, CODE_REFUSED)
+    send_stop(s, conn, code)
     drop_unread(s, conn)
 
 

@@ -1,7 +1,8 @@
-"""How many links a listener takes, together and from one address."""
+"""How many links a listener takes, together and from one address; how many handlers are at work."""
 
 from __future__ import annotations
 
+import collections
 import ipaddress
 import socket
 import threading
@@ -71,3 +72,37 @@ class Admission:
             if not left:
                 del self._links[name]
         return self._count
+
+
+SHARE = 4
+"""What one link may have of the places that are free: this part of them."""
+
+
+class Places:
+    """Counts the handlers that are at work, together and by the links whose connections they serve:
+    links that take all they can, however many, leave something. Thread-safe.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self._lock = threading.Lock()
+        self._by_link: collections.Counter[object] = collections.Counter()
+
+    def take(self, link: object) -> str | None:
+        """Counts a handler, or says in words why there is none for this link."""
+        with self._lock:
+            share = max(1, (self.most - self.taken + self._by_link[link]) // SHARE)
+            if self.taken >= self.most or self._by_link[link] >= share:
+                return f"{self._by_link[link]} handlers of {self.taken} serve this link"
+            self.taken += 1
+            self._by_link[link] += 1
+        return None
+
+    def give_back(self, link: object) -> None:
+        """One of a link's is done."""
+        with self._lock:
+            self.taken -= 1
+            self._by_link[link] -= 1
+            if self._by_link[link] <= 0:
+                del self._by_link[link]

@@ -109,6 +109,11 @@ class Options:
     """Links of a listener that have not said HELLO yet; beyond, the oldest is given up. An honest
     peer needs its place for a round trip."""
 
+    max_handlers: int = 10_000
+    """Threads, or tasks, that `serve` runs at once. A link may have a quarter of those that are
+    free, so that many links which take all they can leave something; more are refused.
+    """
+
     max_links: int = 4096
     """Links of a listener that are up at once; more are refused. Each holds 128 KiB to read into.
     """
@@ -189,6 +194,7 @@ class Options:
         self._check_number("ping_rate", 1.0, 1e9)
         self._check_int("ping_burst", 10, 0xFFFFFFFF)
         self._check_int("max_control_frames", 1, 0xFFFFFFFF)
+        self._check_int("max_handlers", 1, 0xFFFFFFFF)
         self._check_int("max_links", 1, 0xFFFFFFFF)
         self._check_int("max_links_per_address", 1, 0xFFFFFFFF)
         self._check_seconds("message_timeout", 1e-3)

@@ -15,12 +15,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._accept import AcceptQueue
+from tcpconn._endpoint import Endpoint, refuse_endpoint
 from tcpconn.addresses import Address, describe, parse_address, resolve
-from tcpconn.admission import Admission
+from tcpconn.admission import Admission, Places
 from tcpconn.connection import Connection
 from tcpconn.dialling import prepare_for_peers
 from tcpconn.errors import ConnectError, ConnectionClosed, TcpconnError, Timeout
 from tcpconn.greeter import Greeter
+from tcpconn.grumbling import Warnings
 from tcpconn.handshake import Stream
 from tcpconn.multiplexer import Multiplexer, serve_socket
 from tcpconn.options import Options, make_options
@@ -262,13 +264,17 @@ class Server:
     """A listener with a thread for each connection that runs a handler on it. Made by `serve`.
 
     The connection is closed when its handler returns; when it raises, that is logged, and the
-    connection closed too.
+    connection closed too. One for which there is no thread is refused.
     """
 
-    def __init__(self, handler: Callable[[Connection], object], listener: Listener) -> None:
+    def __init__(
+        self, handler: Callable[[Connection], object], listener: Listener, places: Places
+    ) -> None:
         self.listener = listener
         self._handler = handler
         self._handlers: set[threading.Thread] = set()
+        self._places = places
+        self._crowding = Warnings(logger)
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(
@@ -283,13 +289,33 @@ class Server:
 
     def _run(self) -> None:
         for connection in self.listener:
-            thread = threading.Thread(
-                target=self._handle, args=(connection,), name="tcpconn-handler", daemon=True
-            )
-            with self._lock:
-                self._handlers.add(thread)
-            thread.start()
+            reason = self._begin(connection)
+            if reason is not None:
+                refuse(connection, reason, self._crowding)
+            del connection  # it may be long until there is another
         self._done.set()
+
+    def _begin(self, connection: Connection) -> str | None:
+        """Starts a handler; or says in words why there is none."""
+        reason = self._places.take(connection.engine)
+        if reason is not None:
+            return reason
+        thread = threading.Thread(
+            target=self._handle, args=(connection,), name="tcpconn-handler", daemon=True
+        )
+        with self._lock:
+            self._handlers.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._ended(thread, connection)
+            return str(error)
+        return None
+
+    def _ended(self, thread: threading.Thread, connection: Connection) -> None:
+        self._places.give_back(connection.engine)
+        with self._lock:
+            self._handlers.discard(thread)
 
     def _handle(self, connection: Connection) -> None:
         try:
@@ -301,8 +327,7 @@ class Server:
         except Exception:
             logger.exception("%s: the handler failed", connection)
         finally:
-            with self._lock:
-                self._handlers.discard(threading.current_thread())
+            self._ended(threading.current_thread(), connection)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the server is closed (`timeout` in seconds). Whether it is."""
@@ -338,9 +363,16 @@ class Server:
         return f"<Server {self.address}, {state}>"
 
 
+def refuse(connection: Endpoint, reason: str, warnings: Warnings) -> None:
+    """Gives back a connection that was just accepted, and says so now and then."""
+    warnings.warn("a connection from %s is refused: %s", connection.engine.peer_address, reason)
+    refuse_endpoint(connection)
+
+
 def serve(handler: Callable[[Connection], object], address: Any, **options: Any) -> Server:
     """Runs `handler(connection)`, in a thread, for each connection that a peer opens at `address`.
 
     Returns at once: use it as a context manager, or `wait`. Options and errors: as `listen`.
     """
-    return Server(handler, listen(address, **options))
+    chosen = make_options(options)
+    return Server(handler, Listener(address, chosen), Places(chosen.max_handlers))

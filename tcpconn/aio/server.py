@@ -11,13 +11,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._loop import LoopQueue, tie
+from tcpconn.admission import Places
 from tcpconn.aio.connection import Connection
 from tcpconn.aio.loops import Opening, in_thread, presence
 from tcpconn.aio.multiplexer import Multiplexer
 from tcpconn.errors import ConnectionClosed
+from tcpconn.grumbling import Warnings
 from tcpconn.multiplexer import Multiplexer as BlockingMultiplexer
 from tcpconn.options import Options, make_options
-from tcpconn.server import Listening
+from tcpconn.server import Listening, refuse
 
 logger = logging.getLogger("tcpconn")
 
@@ -157,13 +159,15 @@ class Server:
     """A listener with a task for each connection that runs a handler on it. Made by `serve`.
 
     The connection is closed when its handler returns; when it raises, that is logged, and the
-    connection closed too.
+    connection closed too. One beyond `max_handlers` is refused.
     """
 
-    def __init__(self, handler: Handler, listener: Listener) -> None:
+    def __init__(self, handler: Handler, listener: Listener, places: Places) -> None:
         self.listener = listener
         self._handler = handler
         self._handlers: set[asyncio.Task[None]] = set()
+        self._places = places
+        self._crowding = Warnings(logger)
         self._task = asyncio.create_task(self._run(), name=f"tcpconn-server {listener.address}")
 
     @property
@@ -173,6 +177,10 @@ class Server:
 
     async def _run(self) -> None:
         async for connection in self.listener:
+            reason = self._places.take(connection.engine)
+            if reason is not None:
+                refuse(connection, reason, self._crowding)
+                continue
             task = asyncio.create_task(self._handle(connection), name="tcpconn-handler")
             self._handlers.add(task)
             task.add_done_callback(self._handlers.discard)
@@ -186,6 +194,8 @@ class Server:
             logger.info("%s: %s", connection, error)
         except Exception:
             logger.exception("%s: the handler failed", connection)
+        finally:
+            self._places.give_back(connection.engine)
 
     async def wait(self) -> None:
         """Waits until the server is closed."""
@@ -237,4 +247,4 @@ def serve(handler: Handler, address: Any, **options: Any) -> Opening[Server]:
 
 
 async def _serve(handler: Handler, address: Any, options: Options) -> Server:
-    return Server(handler, Listener(address, options))
+    return Server(handler, Listener(address, options), Places(options.max_handlers))

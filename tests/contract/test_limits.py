@@ -168,6 +168,31 @@ class TestConnections:
         assert "refused" in warnings(caplog)
         assert resident() - before < 32 * MIB
 
+    def test_handlers(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        """One link takes a quarter of the handlers that are free, and leaves the rest."""
+        server = serve(max_handlers=40)
+        with contextlib.ExitStack() as stack:
+            counts = []
+            for _ in range(6):
+                peer = stack.enter_context(RawPeer(server.address))
+                for route in range(1, 21):
+                    peer.open(route)
+                    peer.say(peer.writer.whole(route, b"here"))
+                answers: dict[int, bool] = {}
+                for frame in peer.frames():
+                    if frame.type == wire.OPEN:
+                        answers[int.from_bytes(frame.payload[:16])] = True
+                    elif frame.type == wire.RESET and frame.flags == wire.PEER:
+                        assert wire.u32(frame.payload) == wire.LIMIT
+                        answers[frame.route] = False
+                    if len(answers) == 20:
+                        break
+                counts.append(sum(answers.values()))
+        # The honest client has one.
+        assert counts[0] == 9
+        assert all(0 < count <= counts[0] for count in counts)
+        assert "handlers" in warnings(caplog)
+
     def test_broken_off(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
         with RawPeer(serve(max_unaccepted=2000).address) as peer:
             for route in range(1, 1300):

@@ -1,0 +1,152 @@
+"""A hundred hostile peers at once: memory stays within the budget, and an honest client is served.
+
+How fast it is served, this prints (`pytest -s`): it depends on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import tcpconn
+from support import MIB, PATIENCE, noise
+
+SECONDS = float(os.environ.get("TCPCONN_HOSTILE_SECONDS", "20"))
+"""How long the client is served at least while they are at it."""
+
+BUDGET = tcpconn.Options().receive_memory
+CUT_OFF = {
+    "credit_overflow",
+    "garbage",
+    "huge_sizes",
+    "open_flood",
+    "ping_flood",
+    "reset_flood",
+    "silent",
+    "slow_handshake",
+    "tiny_chunks",
+}
+"""Those who are sure to be cut off, sooner or later; others are only held back."""
+
+SERVER = """
+import sys, tcpconn
+
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+
+with tcpconn.serve(echo, "127.0.0.1:0", link=sys.argv[1], max_handlers=1000) as server:
+    print(server.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def resident(process: subprocess.Popen[str]) -> int:
+    """A process's memory now, in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    """A Python process that is talked to in lines."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+class Hostile:
+    """The hundred, and which of them were cut off."""
+
+    def __init__(self, address: str) -> None:
+        self.process = start(str(Path(__file__).with_name("hostile.py")), address)
+        self.said: list[str] = []
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.strip())
+
+    def stop(self) -> None:
+        """Lets them say how it was, and ends them."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self._thread.join(PATIENCE)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is looked up in /proc")
+def test_a_hundred_at_once(link: str) -> None:
+    messages = [noise(size, seed) for seed, size in enumerate((0, 100, 1000, 20_000, 200_000))]
+    with start("-c", SERVER, link) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            with tcpconn.ConnectionPool(link=link) as pool, pool.connect(address) as honest:
+                for message in messages:
+                    honest.send(message)
+                    assert honest.receive(PATIENCE) == message
+                before = resident(server)
+                hostile = Hostile(address)
+                try:
+                    most = under_attack(hostile, honest, messages, server)
+                finally:
+                    hostile.stop()
+                print(f"\n{hostile.said[-1]}; {(most - before) / MIB:.0f} MiB more")
+                assert int(hostile.said[0]) >= 100
+                assert most - before < BUDGET
+                # It was one link all the time, and new ones are taken as before.
+                assert not honest.closed
+                honest.send(b"still here")
+                assert honest.receive(PATIENCE) == b"still here"
+            with tcpconn.ConnectionPool(link=link) as pool, pool.connect(address) as another:
+                another.send(b"and here")
+                assert another.receive(PATIENCE) == b"and here"
+        finally:
+            server.kill()
+
+
+def under_attack(
+    hostile: Hostile,
+    honest: tcpconn.Connection,
+    messages: list[bytes],
+    server: subprocess.Popen[str],
+) -> int:
+    """Round trips until it has been long enough, and all who are to be cut off were. The most
+    memory that the server had.
+    """
+    began = time.monotonic()
+    most = 0
+    trips: list[float] = []
+    while time.monotonic() < began + SECONDS or not set(hostile.said) >= CUT_OFF:
+        for message in messages:
+            sent = time.perf_counter()
+            honest.send(message, PATIENCE)
+            assert honest.receive(PATIENCE) == message
+            trips.append(time.perf_counter() - sent)
+        most = max(most, resident(server))
+        assert server.poll() is None
+        assert hostile.process.poll() is None
+        time.sleep(0.01)
+    trips.sort()
+    middle, late = trips[len(trips) // 2], trips[len(trips) * 99 // 100]
+    print(f"\n{len(trips)} round trips: median {middle * 1e3:.2f} ms, p99 {late * 1e3:.2f} ms")
+    return most
