@@ -316,14 +316,15 @@ cdef class Driver(Engine):
 
     @property
     def held_bytes(self):
-        """What its messages hold: those the peer has not acknowledged, and those nobody has
-        received.
+        """What its connections and messages hold: those the peer has not acknowledged, those
+        nobody has received, and those that are not whole yet.
         """
+        cdef State* s = self.s
         cdef uint64_t held
         self.lock()
-        held = (
-            self.s.queue.bytes + self.s.outgoing_bytes + self.s.stalled_bytes + self.s.unread_bytes
-        )
+        held = s.queue.bytes + s.outgoing_bytes + s.stalled_bytes
+        held += max(s.unread_bytes, s.own_bytes + s.retired_bytes + s.moved_bytes)
+        held += <uint64_t> s.connections * CONNECTION_BYTES
         self.unlock()
         return held
 

@@ -97,7 +97,7 @@ class Listening:
         self._begun = begun
         self._closed = False
         check_server(options)
-        self._sessions = Sessions(self._all, options)
+        self._sessions = Sessions(options)
         sock = bind(self._address)
         self.address: str = describe(sock.getsockname())
         """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
@@ -137,6 +137,7 @@ class Listening:
                 sock.close()
                 return
             multiplexer.manage()
+            self._sessions.begun(multiplexer)
             self._multiplexers[multiplexer.key] = multiplexer
             if multiplexer.closed:
                 self._multiplexers.pop(multiplexer.key, None)

@@ -25,21 +25,24 @@ _CODES = WIRE["codes"]
 
 
 class Sessions:
-    """Resumes a listener's sessions, and ends those that nobody comes back for.
-
-    `all` gives the multiplexers, with and without a link.
-    """
+    """Resumes a listener's sessions, and ends those that nobody comes back for."""
 
     call: Callable[[Callable[[], None]], None]
     """Has the listener's thread call a function, see `Greeter`."""
 
     call_at: Callable[[float, Callable[[], None]], None]
 
-    def __init__(self, all: Callable[[], list[Multiplexer]], options: Options) -> None:
-        self._all = all
+    def __init__(self, options: Options) -> None:
         self._options = options
+        self._unnamed: dict[Multiplexer, None] = {}  # whose HELLO is not known to be here
+        self._by_id: dict[bytes, list[Multiplexer]] = {}
         self._coming: dict[Multiplexer, tuple[Stream, Resume]] = {}
         self._since: dict[Multiplexer, float] = {}  # the one that was detached first comes first
+        self._watching = False  # the time of that one
+
+    def begun(self, multiplexer: Multiplexer) -> None:
+        """There is a new session."""
+        self._unnamed[multiplexer] = None
 
     # A link is gone
 
@@ -60,7 +63,7 @@ class Sessions:
         self._since[multiplexer] = now
         if coming is None:
             self._tell("lost", f"the link to {multiplexer.peer_address} is lost")
-        self.call_at(now + self._options.session_timeout, lambda: self._expire(multiplexer, now))
+        self._watch(now)
         self._make_room()
 
     def ended(self, multiplexer: Multiplexer) -> None:
@@ -69,6 +72,12 @@ class Sessions:
 
     def _forget(self, multiplexer: Multiplexer) -> None:
         self._since.pop(multiplexer, None)
+        self._unnamed.pop(multiplexer, None)
+        name = multiplexer.key.session.session_id
+        if multiplexer in self._by_id.get(name, ()):
+            self._by_id[name].remove(multiplexer)
+            if not self._by_id[name]:
+                del self._by_id[name]
         coming = self._coming.pop(multiplexer, None)
         if coming is not None:
             self._reject(coming[0], UNKNOWN_SESSION, "the session was ended here")
@@ -94,8 +103,19 @@ class Sessions:
                 f"max_detached_bytes={self._options.max_detached_bytes})",
             )
 
-    def _expire(self, multiplexer: Multiplexer, since: float) -> None:
-        if self._since.get(multiplexer) == since:
+    def _watch(self, since: float) -> None:
+        """Has `_expire` come when a session that was detached then has waited long enough."""
+        if not self._watching:
+            self._watching = True
+            self.call_at(since + self._options.session_timeout, self._expire)
+
+    def _expire(self) -> None:
+        self._watching = False
+        latest = time.monotonic() - self._options.session_timeout
+        for multiplexer, since in list(self._since.items()):
+            if since > latest:
+                self._watch(since)
+                return
             self._end(multiplexer, f"no link for {self._options.session_timeout} s")
 
     def _end(self, multiplexer: Multiplexer, why: str) -> None:
@@ -126,12 +146,16 @@ class Sessions:
             self._coming[multiplexer] = (sock, request)
 
     def _find(self, request: Resume) -> Multiplexer | None:
-        for multiplexer in self._all():
+        # Any stranger may ask, so this must not take longer the more sessions there are.
+        for multiplexer in list(self._unnamed):
             session = multiplexer.key.session
-            if (
-                session.session_id == request.session_id
-                and session.secret is not None
-                and request.is_proven(session.secret, session.server_nonce, False)
+            if not session.begins:
+                del self._unnamed[multiplexer]
+                self._by_id.setdefault(session.session_id, []).append(multiplexer)
+        for multiplexer in self._by_id.get(request.session_id, ()):
+            session = multiplexer.key.session
+            if session.secret is not None and request.is_proven(
+                session.secret, session.server_nonce, False
             ):
                 return multiplexer
         return None

@@ -22,6 +22,7 @@ class Session:
     """What is asked of a session."""
 
     session_id, secret, server_nonce, taken = NAME, SECRET, NONCE, 0
+    begins = False
 
 
 class Engine:
@@ -59,9 +60,11 @@ class Listener:
         self.multiplexer = Multiplexer()
         self.key = self.multiplexer.key
         self.calls: list[Callable[[], None]] = []
-        self.sessions = Sessions(lambda: [self.multiplexer], Options())  # type: ignore[list-item]
+        self.sessions = Sessions(Options())
+        self.sessions.begun(self.multiplexer)  # type: ignore[arg-type]
         self.sessions.call = self.calls.append
-        self.sessions.call_at = lambda when, call: None
+        self.alarms: list[Callable[[], None]] = []
+        self.sessions.call_at = lambda when, call: self.alarms.append(call)
         self.attached: list[socket.socket] = []
         self.sockets: list[socket.socket] = []
 
@@ -185,3 +188,58 @@ def test_who_waits_when_the_listener_closes_is_let_go_of(listener: Listener) -> 
     peer = listener.resume(1)
     listener.sessions.close()
     assert peer.recv(1) == b""
+
+
+def test_one_that_has_ended_is_not_found_any_more(listener: Listener) -> None:
+    assert listener.resume(1).fileno() >= 0  # it is known by its id now
+    listener.detached()
+    listener.run()
+    listener.sessions.ended(listener.multiplexer)  # type: ignore[arg-type]
+    listener.run()
+    assert code(listener.resume(2)) == wire.UNKNOWN_SESSION
+
+
+def test_one_whose_greeting_is_not_here_is_not_found_yet(listener: Listener) -> None:
+    listener.key.session.begins = True
+    assert code(listener.resume(1)) == wire.UNKNOWN_SESSION
+    listener.key.session.begins = False
+    listener.detached()
+    listener.run()
+    assert answer(listener.resume(1)) == wire.RESUMED
+
+
+def test_two_of_one_id_are_told_apart_by_their_secrets(listener: Listener) -> None:
+    """A client chooses the id: another's, if it has heard of it."""
+    thief = Multiplexer()
+    thief.key.session.secret = bytes(32)
+    listener.sessions.begun(thief)  # type: ignore[arg-type]
+    listener.detached()
+    listener.run()
+    assert answer(listener.resume(1)) == wire.RESUMED
+    assert listener.attached
+    assert thief.key.epoch == 0
+
+
+def test_however_often_a_session_is_detached_one_alarm_is_enough(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to come later holds what it is about: a client could have it hold any amount."""
+    now = 1000.0
+    monkeypatch.setattr("tcpconn.sessions.time.monotonic", lambda: now)
+    lost: list[str] = []
+    listener.key.lose = lambda why, renew: lost.append(why)  # type: ignore[attr-defined]
+    for epoch in range(1, 10):
+        listener.detached()
+        listener.run()
+        listener.resume(epoch)
+    assert len(listener.alarms) == 1
+    now += 59
+    listener.detached()
+    listener.run()
+    now += 2
+    listener.alarms.pop(0)()
+    assert not lost
+    now += 60
+    listener.alarms.pop(0)()
+    assert lost
+    assert not listener.alarms

@@ -170,7 +170,7 @@ class TestConnections:
 
     def test_handlers(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
         """One link takes a quarter of the handlers that are free, and leaves the rest."""
-        server = serve(max_handlers=40)
+        server = serve(max_handlers=40, session_timeout=0)
         with contextlib.ExitStack() as stack:
             counts = []
             for _ in range(6):

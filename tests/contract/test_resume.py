@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import tcpconn
+import wire
+from rawpeer import RawPeer
 from support import (
     ANY,
     KIB,
@@ -540,6 +542,23 @@ class TestKept:
             assert len(listener.detached) == 1
             for pool in pools:
                 pool.close(0)
+
+    @pytest.mark.plain
+    def test_nor_of_messages_that_are_not_whole(self, link: str) -> None:
+        """What a peer has begun counts too, and its connections."""
+        events = Events()
+        with tcpconn.listen(
+            ANY, link=link, max_detached_bytes=100 * KIB, on_state=events
+        ) as listener:
+            with RawPeer(listener.address) as peer:
+                peer.open(1)
+                peer.say(peer.writer.first(1, 1 << 20, bytes(60 * KIB)))
+                for _ in range(3):
+                    peer.say(peer.writer.middle(1, bytes(60 * KIB)))
+                peer.say(wire.ping(1))
+                peer.until(wire.PONG)
+            events.wait("expired")
+            assert not listener.detached
 
 
 class TestSilence:
