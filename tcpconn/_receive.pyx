@@ -119,7 +119,7 @@ cdef void move_out_of_sparse(State* s) noexcept nogil:
             message = <Message*> block.first_message
             while message is not NULL:
                 behind = message.behind
-                if not move_out(s, message):
+                if not message.taken and not move_out(s, message):
                     return
                 message = behind
 
@@ -507,6 +507,7 @@ cdef int keep_in_block(State* s, Conn* conn, uint8_t* data, uint64_t size) noexc
 
 cdef void push_message(State* s, Conn* conn, Message* message) noexcept nogil:
     message.next = NULL
+    message.taken = False
     message.cost = conn.assembly_cost
     conn.assembly_cost = 0
     if conn.unread_last is NULL:
@@ -570,6 +571,7 @@ cdef Message* take_message(State* s, Conn* conn, bint posted, uint64_t most) noe
     cdef Message* message = conn.unread_first
     if message is NULL or message.length > most or (message.kind == MESSAGE_POSTED and not posted):
         return NULL
+    message.taken = True
     conn.unread_first = message.next
     if conn.unread_first is NULL:
         conn.unread_last = NULL

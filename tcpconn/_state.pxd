@@ -64,6 +64,7 @@ cdef struct Message:            # finished and unread
     Message* before             # in the list of its receive block
     Message* behind
     uint8_t kind
+    uint8_t taken               # somebody copies from it, without the lock: it stays where it is
 
 
 cdef struct Conn:               # the session's record of a connection
