@@ -109,7 +109,8 @@ class AsyncEndpoint(Endpoint):
         """Waits until the peer has acknowledged all that was sent here before: it has reached the
         receive queue of the other process. That says nothing of whether its program has read it.
 
-        Raises what has ended the connection when that happened before all was acknowledged.
+        Raises what has ended the connection when that happened before all was acknowledged;
+        `LinkLost` when the session was lost meanwhile, and another call has raised `SessionLost`.
         """
 
     async def close(self, timeout: float | None = 5) -> None:  # type: ignore[override]

@@ -533,13 +533,15 @@ cdef class AsyncEndpoint(Endpoint):
         """Waits until the peer has acknowledged all that was sent here before: it has reached the
         receive queue of the other process. That says nothing of whether its program has read it.
 
-        Raises what has ended the connection when that happened before all was acknowledged.
+        Raises what has ended the connection when that happened before all was acknowledged;
+        `LinkLost` when the session was lost meanwhile, and another call has raised `SessionLost`.
         """
+        cdef int64_t renewals
         herald_of(self.engine).check()
         self.check()
-        self.check_heard()
+        renewals = self.check_heard(-1)
         await self.await_all_acks()
-        self.check_heard()
+        self.check_heard(renewals)
 
     async def close(self, timeout=5):
         """Ends the connection behind what was sent, and waits until the peer has acknowledged that.

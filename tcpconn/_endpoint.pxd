@@ -8,7 +8,7 @@ from tcpconn._sending cimport Sending
 cdef class Endpoint(Sending):
     cdef int own(self) except -1
     cdef int refuse(self, uint32_t code) except -1
-    cdef int check_heard(self) except -1
+    cdef int64_t check_heard(self, int64_t renewals) except -1
     cdef int check_closed_lost(self, uint32_t number) except -1
     cdef bint has_unacknowledged(self) noexcept nogil
     cdef object await_acks(self, int64_t limit)

@@ -16,7 +16,8 @@ class Endpoint(Sending):
         receive queue of the other process. That says nothing of whether its program has read it.
 
         Raises `Timeout` when it took longer: nothing is lost, it is still on its way; call it
-        again. Raises what has ended the connection when that happened before all was acknowledged.
+        again. Raises what has ended the connection when that happened before all was acknowledged;
+        `LinkLost` when the session was lost meanwhile, and another call has raised `SessionLost`.
         """
 
     def close(self, timeout: float | None = 5) -> None:

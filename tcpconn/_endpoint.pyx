@@ -131,20 +131,26 @@ cdef class Endpoint(Sending):
         receive queue of the other process. That says nothing of whether its program has read it.
 
         Raises `Timeout` when it took longer: nothing is lost, it is still on its way; call it
-        again. Raises what has ended the connection when that happened before all was acknowledged.
+        again. Raises what has ended the connection when that happened before all was acknowledged;
+        `LinkLost` when the session was lost meanwhile, and another call has raised `SessionLost`.
         """
+        cdef int64_t renewals
         self.check()
-        self.check_heard()
+        renewals = self.check_heard(-1)
         if self.await_acks(as_timeout(timeout)) is not None:
             raise errors.Timeout(
                 f"the peer has not acknowledged all of connection {self.id} within {timeout} s"
             )
-        self.check_heard()
+        self.check_heard(renewals)
 
-    cdef int check_heard(self) except -1:
-        """Raises what ended the connection while the peer had not acknowledged all of it."""
+    cdef int64_t check_heard(self, int64_t renewals) except -1:
+        """Raises what ended the connection while the peer had not acknowledged all of it; or that
+        its session was lost, if it is another one than that with this number of `renewals` (< 0:
+        any). Returns the number.
+        """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
+        cdef int64_t now
         engine.lock()
         if self.conn.lost != 0:
             self.raise_send_end(ROOM_LOST, 0)
@@ -154,8 +160,14 @@ cdef class Endpoint(Sending):
             self.raise_detached()
         if self.conn.unheard or not self.conn.attached:
             self.raise_send_end(ROOM_ENDED, 0)
+        now = s.renewals
         engine.unlock()
-        return 0
+        if renewals >= 0 and now != renewals:
+            raise errors.LinkLost(
+                f"the session with {engine.peer_address} was lost before the peer had acknowledged "
+                f"all of connection {self.id}; another call was told what became of it"
+            )
+        return now
 
     def close(self, timeout=5):
         """Ends the connection behind what was sent, and waits until the peer has acknowledged that.

@@ -165,6 +165,7 @@ cdef class Sending(Receiving):
 
     cdef Outgoing* hold_checked(self, tuple buffers) except NULL:
         """A message of any size and number of buffers, to be queued or given to `unhold`."""
+        cdef State* s = self.engine.s
         cdef uint64_t size = 0
         cdef uint64_t limit
         for buffer in buffers:
@@ -172,7 +173,9 @@ cdef class Sending(Receiving):
                 size += <uint64_t> PyBytes_GET_SIZE(buffer)
             else:
                 size += <uint64_t> memoryview(buffer).nbytes
-        limit = self.engine.s.theirs.max_message_size
+        limit = s.theirs.max_message_size
+        if s.renewals != 0 and s.phase < PHASE_OPEN:
+            limit = s.ours.max_message_size     # `send_room` looks again, when the peer has spoken
         if size > limit:
             raise errors.MessageTooLarge(size, limit)   # before it is copied
         return hold(buffers)

@@ -271,6 +271,40 @@ class TestLoss:
                     assert connection.receive(PATIENCE) == b"again"
                     assert connection.state == "open"
 
+    def test_a_large_message_waits_for_the_new_session(self, link: str) -> None:
+        """Before its server has said what it takes, nothing is refused as too large."""
+        address = f"127.0.0.1:{unused_port()}"
+        with tcpconn.ConnectionPool(link=link) as pool:
+            with silent_server(address, link=link) as listener:
+                connection = pool.connect(address)
+                kill(listener)
+                multiplexer = multiplexer_of(connection)
+                redialler = multiplexer._redialler
+                assert redialler is not None
+                redialler.stop()
+                wait_until(lambda: multiplexer.key.lose("gone", True), "the loss is not noticed")
+            with pytest.raises(tcpconn.SessionLost):
+                connection.send(noise(200 * KIB))
+            with pytest.raises(tcpconn.Timeout):
+                connection.send(noise(200 * KIB), 0)
+            with pytest.raises(tcpconn.MessageTooLarge):
+                connection.send(noise(17 * MIB), 0)
+            multiplexer.abort()
+
+    def test_flush_does_not_return_when_another_is_told(self, link: str) -> None:
+        address = f"127.0.0.1:{unused_port()}"
+        with tcpconn.ConnectionPool(link=link) as pool:
+            with silent_server(address, link=link) as listener:
+                connection = pool.connect(address)
+                kill(listener)
+                connection.send(b"in vain")
+                calls = [Background(lambda: connection.flush(PATIENCE)).asleep() for _ in range(3)]
+            with tcpconn.serve(echo, address, link=link):
+                told = [call.error() for call in calls]
+                assert all(isinstance(error, tcpconn.LinkLost) for error in told)
+                lost = [error for error in told if isinstance(error, tcpconn.SessionLost)]
+                assert [error.in_doubt + error.unsent for error in lost] == [[b"in vain"]]
+
     def test_who_waits_is_told(self, link: str) -> None:
         address = f"127.0.0.1:{unused_port()}"
         with tcpconn.ConnectionPool(link=link) as pool:
