@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import tcpconn.redial
 from faults.ends import KINDS, End, Job
+from faults.kill import run_kills
 from faults.plan import BREAKS, DELAY, DROP, FIN, FLIP, FREEZE, REFUSE, RST, SPLIT, Plan, Profile
 from faults.proxy import Event
 from faults.run import run
@@ -99,12 +100,33 @@ def main() -> int:
         metavar=("CLIENT", "SERVER"),
         help=f"what sends and receives in the two processes, each one of {', '.join(KINDS)}",
     )
+    add(
+        "--kill",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="TIMES",
+        help="instead, kill the server in mid-stream so often, and account for every message",
+    )
     add("--link", default="auto", help="the link class: native, stdlib or auto")
     add("--tls", action="store_true", help="through TLS, where bits are flipped too")
     add("--plan", help="do to links what an earlier run said that it did")
     add("--quiet", action="store_true", help="only the table")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
+    for name, seconds in PAUSES.items():
+        setattr(tcpconn.redial, name, seconds)
+    print(f"seed {seed}", flush=True)
+    if given.kill:
+        kills = run_kills(
+            given.kill,
+            seed,
+            connections=given.connections,
+            client=given.ends[0],
+            link=given.link,
+        )
+        print(f"\n{kills.table()}")
+        return 0 if kills.clean else 1
     plan = Plan(seed, profile=TLS if given.tls else PLAIN)
     if given.plan:
         plan = Plan.from_json(given.plan)
@@ -118,9 +140,6 @@ def main() -> int:
         client=given.ends[0],
         server=given.ends[1],
     )
-    for name, seconds in PAUSES.items():
-        setattr(tcpconn.redial, name, seconds)
-    print(f"seed {plan.seed}", flush=True)
     watch = Watch(given.seconds, given.messages, given.breaks, quiet=given.quiet)
     outcome = run(plan, job, enough=watch.enough, watch=watch)
     print(f"\n{outcome.table()}")
