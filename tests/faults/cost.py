@@ -88,29 +88,34 @@ def throughput(seconds: float, size: int, link: str, *, breaks: bool) -> float:
         return total / (time.monotonic() - began)
 
 
-def main() -> int:
+def measure(breaks: int, seconds: float, rounds: int, link: str) -> None:
     """Measures both, and prints them."""
-    parser = argparse.ArgumentParser(prog="python -m faults.cost", description=__doc__)
-    parser.add_argument("--breaks", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--link", default="auto")
-    given = parser.parse_args()
-    times = latencies(given.breaks, given.link)
+    times = latencies(breaks, link)
     cuts = ", ".join(
         f"{word} {1000 * percentile(times, share):.2f}"
         for word, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
     )
     print(f"ms from a break to the next reply: {cuts}, most {1000 * times[-1]:.2f}", flush=True)
     for size in (10_000, 1_000_000):
-        for _ in range(given.rounds):
-            whole = throughput(given.seconds, size, given.link, breaks=False)
-            broken = throughput(given.seconds, size, given.link, breaks=True)
+        for _ in range(rounds):
+            whole = throughput(seconds, size, link, breaks=False)
+            broken = throughput(seconds, size, link, breaks=True)
             print(
                 f"{size:>9,} B: {whole / 1e6:6.0f} MB/s, with a break a second "
                 f"{broken / 1e6:6.0f} MB/s: {broken / whole:.0%}",
                 flush=True,
             )
+
+
+def main() -> int:
+    """Measures as much as the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m faults.cost", description=__doc__)
+    parser.add_argument("--breaks", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--link", default="auto")
+    given = parser.parse_args()
+    measure(given.breaks, given.seconds, given.rounds, given.link)
     return 0
 
 

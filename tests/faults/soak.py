@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 
 import tcpconn.redial
+from faults.cost import measure
 from faults.ends import KINDS, End, Job
 from faults.kill import run_kills
 from faults.plan import BREAKS, DELAY, DROP, FIN, FLIP, FREEZE, REFUSE, RST, SPLIT, Plan, Profile
@@ -108,11 +109,15 @@ def main() -> int:
         metavar="TIMES",
         help="instead, kill the server in mid-stream so often, and account for every message",
     )
+    add("--cost", action="store_true", help="instead, measure what a break costs")
     add("--link", default="auto", help="the link class: native, stdlib or auto")
     add("--tls", action="store_true", help="through TLS, where bits are flipped too")
     add("--plan", help="do to links what an earlier run said that it did")
     add("--quiet", action="store_true", help="only the table")
     given = parser.parse_args()
+    if given.cost:
+        measure(breaks=1000, seconds=given.seconds, rounds=3, link=given.link)
+        return 0
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
     for name, seconds in PAUSES.items():
         setattr(tcpconn.redial, name, seconds)
