@@ -15,7 +15,13 @@ from tcpconn._link cimport (
     READY_WOKEN,
     READY_WRITE,
 )
-from tcpconn._sync cimport Span
+from tcpconn._sync cimport (
+    Span,
+    tc_mutex_destroy,
+    tc_mutex_init,
+    tc_mutex_lock,
+    tc_mutex_unlock,
+)
 
 import os
 
@@ -72,6 +78,7 @@ cdef extern from *:
 
 cdef enum:
     EVENTS_MOST = 64            # links reported by one wait
+    UNWOKEN_NS = 10_000_000     # a wait that nobody can wake ends by itself
 
 
 cdef void signal_eventfd(int descriptor) noexcept nogil:
@@ -92,9 +99,8 @@ cdef class NativeLink(Link):
     def __cinit__(self, sock):
         self.socket = sock
         self.descriptor = sock.fileno()
-        self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.waker < 0:
-            raise OSError(errno, os.strerror(errno))
+        self.waker = -1
+        tc_mutex_init(&self.mutex)
         sock.setblocking(False)
 
     cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil:
@@ -137,6 +143,12 @@ cdef class NativeLink(Link):
         cdef timespec limit
         cdef int ready = 0
         cdef int result
+        cdef bint unwoken
+        if self.waker < 0 and self.make_waker():
+            return READY_WOKEN
+        unwoken = self.waker < 0 and not 0 <= timeout < UNWOKEN_NS
+        if unwoken:
+            timeout = UNWOKEN_NS        # too many descriptors are open for one more
         descriptors[0].fd = self.descriptor
         descriptors[0].events = <short> (
             (POLLIN if events & READY_READ else 0) | (POLLOUT if events & READY_WRITE else 0)
@@ -156,6 +168,8 @@ cdef class NativeLink(Link):
             if errno == EINTR:
                 return OUTCOME_INTERRUPTED
             return READY_READ
+        if result == 0 and unwoken:
+            return READY_WOKEN
         if descriptors[1].revents:
             clear_eventfd(self.waker)
             ready |= READY_WOKEN
@@ -165,19 +179,37 @@ cdef class NativeLink(Link):
             ready |= READY_READ
         return ready
 
+    cdef int make_waker(self) noexcept nogil:
+        """Only who waits needs it: not the links that an event loop or the keeper reads. Whether
+        `wake` was called before there was one.
+        """
+        cdef int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        cdef bint woken
+        tc_mutex_lock(&self.mutex)
+        self.waker = descriptor
+        woken = self.woken
+        self.woken = False
+        tc_mutex_unlock(&self.mutex)
+        return woken
+
     cdef void set_least(self, int count) noexcept nogil:
         """Where it is not understood (unix-domain sockets), waits end sooner."""
         setsockopt(self.descriptor, SOL_SOCKET, SO_RCVLOWAT, &count, sizeof(count))
 
     cdef void wake(self) noexcept nogil:
-        signal_eventfd(self.waker)
+        tc_mutex_lock(&self.mutex)
+        if self.waker < 0:
+            self.woken = True
+        else:
+            signal_eventfd(self.waker)
+        tc_mutex_unlock(&self.mutex)
 
     cdef void give_way(self) noexcept nogil:
         sched_yield()
 
     cdef void shut(self) noexcept nogil:
         shutdown(self.descriptor, SHUT_RDWR)
-        signal_eventfd(self.waker)
+        self.wake()
 
     cdef void release(self) noexcept:
         self.descriptor = -1
@@ -185,13 +217,16 @@ cdef class NativeLink(Link):
             self.socket.close()
         except OSError:
             pass
+        tc_mutex_lock(&self.mutex)
         if self.waker >= 0:
             unistd.close(self.waker)
             self.waker = -1
+        tc_mutex_unlock(&self.mutex)
 
     def __dealloc__(self):
         if self.waker >= 0:
             unistd.close(self.waker)
+        tc_mutex_destroy(&self.mutex)
 
 
 cdef class EpollPoller(Poller):

@@ -8,7 +8,13 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from benchmarks.scale.measuring import SMALL, memory, need_descriptors, ns_per_message
+from benchmarks.scale.measuring import (
+    SMALL,
+    allow_many_descriptors,
+    memory,
+    need_descriptors,
+    ns_per_message,
+)
 from benchmarks.subjects.base import HOST, Announce
 from benchmarks.subjects.framing import HEADER, LENGTH
 
@@ -16,11 +22,16 @@ MANY = 100
 """Clients from which on memory, and the rate of opening, say something."""
 FEW = 10
 MOST_ACTIVE = 1000
+MOST = 10_000
 AT_ONCE = 100
 """Clients that are connecting at the same time."""
 WEIGH = b"how much do you weigh?"
 BACKLOG = 1024
-OPTIONS: dict[str, Any] = {"max_links": 20_000, "max_links_per_address": 20_000}
+OPTIONS: dict[str, Any] = {
+    "max_handlers": 2 * MOST,
+    "max_links": 2 * MOST,
+    "max_links_per_address": 2 * MOST,
+}
 
 
 class Channel(NamedTuple):
@@ -79,7 +90,7 @@ async def _serve(subject: str, announce: Announce) -> None:
 
 def serve(subject: str, announce: Announce) -> None:
     """A task for each client."""
-    need_descriptors(1)
+    allow_many_descriptors(MOST)
     asyncio.run(_serve(subject, announce))
 
 

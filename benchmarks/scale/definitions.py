@@ -164,7 +164,7 @@ SCALES = _by_name(
         "task for each; another process holds all clients in one event loop. Each client is served "
         "once. Memory is what the processes' own (anonymous) memory grows by for each, from 100 "
         "on. Then 10 of them, and 1,000, exchange messages of 100 B at once, while the others are "
-        "idle. 10,000 clients need as many descriptors in each process.",
+        "idle. 10,000 clients need up to 20,000 descriptors.",
         "clients",
         (1, 10, 100, 1_000, 10_000),
         (1, 100),

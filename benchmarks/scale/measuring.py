@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import statistics
@@ -38,30 +39,37 @@ def memory() -> int:
     return int(line.split()[1]) * 1024 if line else 0
 
 
-def allow_many_descriptors() -> None:
-    """As many as this process may have."""
+A_LINK_NEEDS = 2
+"""Descriptors: its socket and, if a thread has ever waited for it, what wakes that. They are fewer
+by more than all else in the process needs.
+"""
+
+
+def allow_many_descriptors(links: int = 0) -> None:
+    """As many as this process may have; more, for so many links, where it may have that."""
     if os.name == "posix":
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-OTHERS = 100
-"""Descriptors that are not links."""
+        needed = A_LINK_NEEDS * links
+        if most != resource.RLIM_INFINITY and most < needed:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (needed, needed))  # root may
 
 
 def need_descriptors(links: int) -> None:
-    """As many as this process may have. Ends it, and says why, when that is too few."""
-    allow_many_descriptors()
+    """The same. Ends the process, and says why, when they are too few."""
+    allow_many_descriptors(links)
     if os.name == "posix":
         import resource
 
+        needed = A_LINK_NEEDS * links
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and most < links + OTHERS:
+        if most != resource.RLIM_INFINITY and most < needed:
             raise SystemExit(
-                f"{links:,} links need {links + OTHERS:,} descriptors, and a process may have "
-                f"{most:,} here: raise the limit, as with `ulimit -Hn {links + OTHERS}`"
+                f"{links:,} links need {needed:,} descriptors, and a process may have {most:,} "
+                f"here: raise the limit (RLIMIT_NOFILE), as with `ulimit -Hn {needed}`"
             )
 
 
