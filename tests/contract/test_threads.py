@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import struct
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -304,3 +306,29 @@ def test_calls_and_closes_race(listener: tcpconn.Listener, pool: tcpconn.Connect
             assert isinstance(each.error(), tcpconn.ConnectionClosed)
         for end in pair:
             end.close()
+
+
+@pytest.mark.blocking("a loop waits for links itself")
+def test_waiting_when_no_descriptor_is_left(link: str) -> None:
+    resource = pytest.importorskip("resource")
+    with multiplexer_pair(link) as (near, far):
+        name = uuid.uuid4()
+        client, server = near.open(name), far.open(name)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.open(os.devnull, os.O_RDONLY)
+            with pytest.raises(tcpconn.Timeout):
+                server.receive(0.05)
+            receiving = Background(lambda: server.receive(PATIENCE))
+            client.send(b"hello")
+            assert receiving.result() == b"hello"
+            receiving = Background(lambda: server.receive(PATIENCE))
+            server.close()
+            assert isinstance(receiving.error(), tcpconn.ConnectionClosed)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        client.close()
