@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     several = []
     for kind, name in found:
         first = name == "aio" and kind == kinds[0] and how_many != "few"
-        usual = name == "blocking" or first or how_many == "many"
+        loop_is_usual = (first or how_many == "many") and "TCPCONN_LINK" not in os.environ
+        usual = name == "blocking" or loop_is_usual
         several.append(
             pytest.param(
                 *((kind, name) if names != "shell" else (name,)),
@@ -44,7 +46,8 @@ def ways(kinds: list[str]) -> Iterator[tuple[str, str]]:
 
     With `make test`, all of them run in modules that say `SHELLS = "many"`: those whose tests see
     most of how bytes come and go. In the others only the first does, and in those that say "few",
-    which are about what the core does with what it is given, none. The rest is slow.
+    which are about what the core does with what it is given, none. The rest is slow; so are all
+    where the environment names a link class, and the usual ones have run already.
     """
     for kind in kinds:
         yield kind, "aio"

@@ -26,7 +26,6 @@ from support import (
 )
 
 OVER_TLS = True
-SHELLS = "many"
 
 WINDOW = 256 * KIB
 """What a new connection may hold unread: the default of `connection_credit`."""
