@@ -234,16 +234,23 @@ def fill_with(connection: tcpconn.Connection, message: Callable[[int], bytes]) -
     """Sends `message(0)`, `message(1)` … until there is no room, and returns how many."""
     sent = 0
     written = -1
+    surely = False
     while True:
         try:
             connection.send(message(sent), timeout=0.02)
             sent += 1
+            surely = False
         except tcpconn.Timeout:
+            if surely:
+                return sent
             multiplexer = connection.multiplexer
             assert multiplexer is not None
             before, written = written, multiplexer.stats().bytes_sent
             if written == before:  # nothing is under way either, that would make room
-                return sent
+                # It may be, if the peer is slow: its answer comes behind what it makes room with.
+                with contextlib.suppress(tcpconn.Timeout):
+                    multiplexer.ping(1.0)
+                surely = True
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
