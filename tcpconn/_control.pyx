@@ -337,7 +337,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
     """RESET PEER: nobody reads our direction any more, and we end it."""
     cdef Conn* conn
     cdef bint refused
-    cdef bint alone = not wants_write(s)
+    cdef bint alone
     if route > s.out_route:
         return fail_numbers(
             s, CODE_STATE, b"5", b"RESET PEER for a route never used", route, s.out_route
@@ -357,6 +357,7 @@ cdef int on_stop(State* s, uint32_t route, uint32_t code) noexcept nogil:
             conn.heard if conn.in_state == ROUTE_ENDED else s.queue.acked
         )
         conn.finishing = False
+        alone = not wants_write(s)
         send_reset(s, conn, CODE_CLOSED)
         answered(s)
         if alone:

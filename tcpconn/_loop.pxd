@@ -27,6 +27,7 @@ cdef class LoopHerald(Herald):
     cdef void close_descriptors(self) noexcept
     cdef int check(self) except -1
     cdef bint spent(self, Py_ssize_t cost) noexcept
+    cdef bint is_first(self) noexcept nogil
     cdef bint accept_soon(self) noexcept nogil
     cdef void forget(self, Waiter* waiter) noexcept
     cdef int stop_watches(self) except -1

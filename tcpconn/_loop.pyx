@@ -114,8 +114,14 @@ cdef class LoopHerald(Herald):
 
     # From any thread
 
+    cdef bint is_first(self) noexcept nogil:
+        """Under the lock, after there is something to be told: whether nobody has signalled yet."""
+        cdef bint first = not self.signalled
+        self.signalled = True
+        return first
+
     cdef bint add(self, Waiter* waiter) noexcept nogil:
-        cdef bint signal
+        cdef bint first
         tc_mutex_lock(&self.mutex)
         waiter.told = True
         waiter.told_next = NULL
@@ -124,29 +130,26 @@ cdef class LoopHerald(Herald):
         else:
             self.last.told_next = waiter
         self.last = waiter
-        signal = not self.signalled
-        self.signalled = True
+        first = self.is_first()
         tc_mutex_unlock(&self.mutex)
-        return signal
+        return first
 
     cdef bint accept_soon(self) noexcept nogil:
         """Somebody is to be accepted. Whether `signal` is to be called."""
-        cdef bint signal
+        cdef bint first
         tc_mutex_lock(&self.mutex)
         self.accepting = True
-        signal = not self.signalled
-        self.signalled = True
+        first = self.is_first()
         tc_mutex_unlock(&self.mutex)
-        return signal
+        return first
 
     cdef bint release_links(self) noexcept nogil:
-        cdef bint signal
+        cdef bint first
         tc_mutex_lock(&self.mutex)
         self.releasing = True
-        signal = not self.signalled
-        self.signalled = True
+        first = self.is_first()
         tc_mutex_unlock(&self.mutex)
-        return signal
+        return first
 
     cdef void signal(self) noexcept nogil:
         cdef int poker

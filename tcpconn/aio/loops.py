@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import threading
@@ -119,6 +120,25 @@ class Opened(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+class Closing(abc.ABC):
+    """What `async with` closes at the end: in 5 seconds, or at once behind an error."""
+
+    @abc.abstractmethod
+    async def close(self, timeout: float | None = 5) -> None:
+        """Ends it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close(5 if kind is None else 0)
 
 
 O = TypeVar("O", bound=Opened)  # noqa: E741

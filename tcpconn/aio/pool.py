@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tcpconn import pool as blocking
 from tcpconn._loop import tie
 from tcpconn.aio.connection import Connection
-from tcpconn.aio.loops import Opening, in_thread, presence
+from tcpconn.aio.loops import Closing, Opening, in_thread, presence
 from tcpconn.aio.multiplexer import Multiplexer
 from tcpconn.errors import ConnectionClosed, Timeout, WrongLoop
 from tcpconn.multiplexer import check_id, check_priority
 from tcpconn.pool import EXIT_SECONDS, PoolStats
 
 
-class ConnectionPool:
+class ConnectionPool(Closing):
     """Shares links between connections to the same address. An asynchronous context manager.
 
     `links_per_address`: links made before connections share one. Options (see `Options`) are the
@@ -95,17 +94,6 @@ class ConnectionPool:
     async def close(self, timeout: float | None = 5) -> None:
         """Closes all links, each as `Multiplexer.close` does, in `timeout` seconds together."""
         await in_thread(lambda: self._inner.close(timeout))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close(5 if kind is None else 0)
 
     def __repr__(self) -> str:
         return repr(self._inner).replace("<", "<aio.", 1)

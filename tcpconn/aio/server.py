@@ -7,13 +7,12 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._loop import LoopQueue, tie
 from tcpconn.admission import Places
 from tcpconn.aio.connection import Connection
-from tcpconn.aio.loops import Opening, in_thread, presence
+from tcpconn.aio.loops import Closing, Opening, in_thread, presence
 from tcpconn.aio.multiplexer import Multiplexer
 from tcpconn.errors import ConnectionClosed
 from tcpconn.grumbling import Warnings
@@ -24,7 +23,7 @@ from tcpconn.server import Listening, refuse
 logger = logging.getLogger("tcpconn")
 
 
-class Listener:
+class Listener(Closing):
     """Accepts links at an address, and hands out the connections that peers open on them.
 
     Made by `listen`. An asynchronous context manager; `async for` accepts until the listener is
@@ -121,17 +120,6 @@ class Listener:
                     waiting.set_result(None)
             self._waiting.clear()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close(5 if kind is None else 0)
-
     def __repr__(self) -> str:
         return repr(self._links).replace("<", "<aio.", 1)
 
@@ -155,7 +143,7 @@ async def _listen(address: Any, options: Options) -> Listener:
 Handler = Callable[[Connection], Awaitable[object]]
 
 
-class Server:
+class Server(Closing):
     """A listener with a task for each connection that runs a handler on it. Made by `serve`.
 
     The connection is closed when its handler returns; when it raises, that is logged, and the
@@ -220,17 +208,6 @@ class Server:
             task.cancel()
         if late:
             await asyncio.wait(late)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close(5 if kind is None else 0)
 
     def __repr__(self) -> str:
         state = "closed" if self.listener.closed else f"{len(self._handlers)} handlers at work"
