@@ -4,4 +4,5 @@ from tcpconn._engine cimport Engine
 
 
 cdef class Driver(Engine):
+    cdef bint takes(self) noexcept nogil
     cdef void give_up(self) noexcept nogil

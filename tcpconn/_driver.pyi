@@ -20,8 +20,10 @@ class Driver(Engine):
     def set_idle_timeout(self, seconds: float) -> None:
         """Closes the link after so many seconds without connections."""
 
-    def poll(self) -> None:
-        """Takes in what has come, unless somebody is at it anyway."""
+    def poll(self) -> bool:
+        """Takes in what has come, unless somebody is at it anyway. Returns whether a connection may
+        be opened, and there is a link for it.
+        """
 
     def ping(self, timeout: float | None = None) -> float:
         """A round trip through the peer's session, in seconds, smoothed. Raises `Timeout`, or the

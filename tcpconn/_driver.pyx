@@ -14,6 +14,7 @@ from tcpconn._engine cimport (
     WANT_LINK,
     WANT_OPEN,
     WANT_PONG,
+    WATCHED_NOT,
     Engine,
     Service,
     as_timeout,
@@ -77,9 +78,11 @@ cdef class Driver(Engine):
         self.unlock()
 
     def poll(self):
-        """Takes in what has come, unless somebody is at it anyway."""
+        """Takes in what has come, unless somebody is at it anyway. Returns whether a connection may
+        be opened, and there is a link for it.
+        """
         if self.generation != current_generation():
-            return
+            return False
         with nogil:
             self.lock()
             if self.reading == NOBODY and not self.down:
@@ -88,6 +91,14 @@ cdef class Driver(Engine):
                 self.reading = NOBODY
                 self.pass_role()
             self.unlock()
+        return self.takes() and not self.s.detached
+
+    cdef bint takes(self) noexcept nogil:
+        return not (
+            self.s.phase == PHASE_CLOSED or self.dormant
+            or self.s.goaway_sent or self.s.goaway_received
+            or self.generation != current_generation()
+        )
 
     def ping(self, timeout=None):
         """A round trip through the peer's session, in seconds."""
@@ -208,7 +219,7 @@ cdef class Driver(Engine):
             self.blocked = False
             self.broken = False
             self.drained = False
-            self.watched = False
+            self.watched = WATCHED_NOT
             self.held = False
             self.owned = True
             self.suspect_at = 0
@@ -354,11 +365,7 @@ cdef class Driver(Engine):
     @property
     def takes_connections(self):
         """Whether a connection may be opened."""
-        return not (
-            self.s.phase == PHASE_CLOSED or self.dormant
-            or self.s.goaway_sent or self.s.goaway_received
-            or self.generation != current_generation()
-        )
+        return self.takes()
 
     @property
     def connections(self):

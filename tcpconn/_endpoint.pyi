@@ -64,8 +64,13 @@ class Endpoint(Sending):
     def counters(self) -> tuple[int, int, int, int, int, int, int, int]:
         """Messages sent, received, bytes sent, received, unread messages, bytes, credit, window."""
 
-def open_endpoint(kind: type[_Kind], engine: Engine, id: bytes, priority: int = -1) -> _Kind:
-    """Opens the connection named `id` (16 bytes) as an object of class `kind`. Raises why not."""
+def open_endpoint(
+    kind: type[_Kind], engine: Engine, id: bytes | None = None, priority: int = -1
+) -> _Kind:
+    """Opens the connection named `id` (16 bytes; None: a new one) as an object of class `kind`.
+
+    Raises why not.
+    """
 
 def accept_endpoint(kind: type[_Kind], engine: Engine, timeout: float | None = 0) -> _Kind | None:
     """The next connection that the peer opened, of class `kind`; None if there is none in time.

@@ -3,6 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from tcpconn._ending cimport ended_error
@@ -25,12 +26,16 @@ from tcpconn._sync cimport tc_now
 from tcpconn._wire cimport *
 
 import logging
+import os
 import uuid
-import weakref
 
 from tcpconn import errors
 
 logger = logging.getLogger("tcpconn")
+
+
+cdef enum:
+    RANDOM_IDS = 64             # made at a time
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -78,7 +83,7 @@ cdef class Endpoint(Sending):
     cdef int own(self) except -1:
         """Lets others find this object by its connection."""
         # Not the object itself: only a weak reference says safely whether it is just dying.
-        reference = weakref.ref(self)
+        reference = PyWeakref_NewRef(self, None)
         Py_INCREF(reference)
         self.engine.lock()
         self.conn.owner = <void*> reference
@@ -139,7 +144,7 @@ cdef class Endpoint(Sending):
         renewals = self.check_heard(-1)
         if self.await_acks(as_timeout(timeout)) is not None:
             raise errors.Timeout(
-                f"the peer has not acknowledged all of connection {self.id} within {timeout} s"
+                f"the peer has not acknowledged all of connection {self.name()} within {timeout} s"
             )
         self.check_heard(renewals)
 
@@ -165,7 +170,7 @@ cdef class Endpoint(Sending):
         if renewals >= 0 and now != renewals:
             raise errors.LinkLost(
                 f"the session with {engine.peer_address} was lost before the peer had acknowledged "
-                f"all of connection {self.id}; another call was told what became of it"
+                f"all of connection {self.name()}; another call was told what became of it"
             )
         return now
 
@@ -191,7 +196,7 @@ cdef class Endpoint(Sending):
             return
         self.abort()
         raise errors.Timeout(
-            f"the peer has not acknowledged all of connection {self.id} "
+            f"the peer has not acknowledged all of connection {self.name()} "
             f"within {timeout} s of its close; what it has not taken is lost"
         )
 
@@ -249,8 +254,8 @@ cdef class Endpoint(Sending):
         reason, doubt, unsent = engine.session.left_by(number, route)
         if doubt or unsent:
             raise errors.SessionLost(
-                f"the session with {engine.peer_address} was lost while connection {self.id} was "
-                f"being closed: {reason}. {len(doubt)} of its messages are in doubt and "
+                f"the session with {engine.peer_address} was lost while connection {self.name()} "
+                f"was being closed: {reason}. {len(doubt)} of its messages are in doubt and "
                 f"{len(unsent)} were not sent",
                 sent - len(doubt) - len(unsent), doubt, unsent,
             )
@@ -341,14 +346,45 @@ cdef class Endpoint(Sending):
         )
 
 
-def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
-    """Opens the connection named `id` (16 bytes) as an object of class `kind`. Raises why not."""
-    cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))
+cdef list _random = []              # ids that nobody has yet
+
+
+def _forked():
+    _random.clear()                 # the parent has them
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+cdef bytes random_id():
+    """16 random bytes. The system is asked for many at a time: that takes most of the time."""
+    cdef bytes many
+    cdef int at
+    while True:
+        try:
+            return <bytes> _random.pop()
+        except IndexError:
+            many = os.urandom(16 * RANDOM_IDS)
+            for at in range(RANDOM_IDS):
+                _random.append(many[16 * at:16 * at + 16])
+
+
+def open_endpoint(kind, Engine engine, bytes id=None, int priority=-1):
+    """Opens the connection named `id` (16 bytes; None: a new one) as an object of class `kind`.
+
+    Raises why not.
+    """
+    cdef bytes name = random_id() if id is None else id
+    cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(name), len(name))
     cdef uint64_t high = take_u64(&cursor)
     cdef uint64_t low = take_u64(&cursor)
     cdef Conn* conn = NULL
     cdef int code
     cdef Endpoint endpoint = <Endpoint> kind.__new__(kind)
+    if id is None:
+        high = high & ~<uint64_t> 0xF000 | 0x4000       # a UUID of version 4, RFC 9562 section 5.4
+        low = low & ~(<uint64_t> 0xC0 << 56) | <uint64_t> 0x80 << 56
     if engine.is_over:
         raise ended_error(engine)
     with nogil:
@@ -363,10 +399,10 @@ def open_endpoint(kind, Engine engine, bytes id, int priority=-1):
     if code == 0:
         endpoint.own()
         return endpoint
-    name = uuid.UUID(bytes=id)
     if code == CODE_DUPLICATE:
         raise errors.ConnectionClosed(
-            f"connection {name} is open here already, or the peer has not closed it yet"
+            f"connection {uuid.UUID(bytes=name)} is open here already, "
+            "or the peer has not closed it yet"
         )
     if code == CODE_LIMIT:
         raise errors.ConnectionClosed(

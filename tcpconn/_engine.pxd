@@ -41,6 +41,11 @@ cdef enum Due:                  # to be done as soon as the lock is released
     DUE_ACCEPT = 16
     DUE_TELL = 32               # an event loop has been given something to look at
 
+cdef enum Watched:              # by the flusher
+    WATCHED_NOT
+    WATCHED_LATER               # something may wait for what follows: that takes no haste
+    WATCHED_STREAM
+
 cdef enum:
     VISIT_NEVER = 0
     VISIT_DROP = 1
@@ -118,7 +123,7 @@ cdef class Engine:
     cdef bint heeded            # the keeper comes soon: a loop that has read need not ask it to
     cdef uint64_t seen_at       # what was heard last, when the keeper was here
     cdef bint replied           # the last message was taken, and no write has followed
-    cdef bint watched           # the flusher looks after a stream of sends
+    cdef int watched            # Watched: the flusher looks after a stream of sends
     cdef uint32_t run           # sends in close succession
     cdef uint64_t sent_at
     cdef int outside            # threads that do something due
@@ -156,7 +161,7 @@ cdef class Engine:
     cdef void unlock(self) noexcept nogil
     cdef bint sent(self) noexcept nogil
     cdef void send_later(self) noexcept nogil
-    cdef bint flush(self, uint64_t now) noexcept nogil
+    cdef int flush(self, uint64_t now) noexcept nogil
     cdef void pump(self, int rounds) noexcept nogil
     cdef void begin_wait(
         self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount

@@ -227,8 +227,8 @@ cdef class Engine:
             return False
         if self.run <= STREAM_RUN or self.s.queue.unwritten >= STREAM_BATCH:
             return True
-        if not self.watched:
-            self.watched = True
+        if self.watched != WATCHED_STREAM:
+            self.watched = WATCHED_STREAM
             self.due |= DUE_FLUSH
         return False
 
@@ -238,16 +238,20 @@ cdef class Engine:
         flusher writes it.
         """
         self.sent_at = tc_now()
-        if not self.watched:
-            self.watched = True
+        if self.watched == WATCHED_NOT:
+            self.watched = WATCHED_LATER
             self.due |= DUE_FLUSH
 
-    cdef bint flush(self, uint64_t now) noexcept nogil:
-        """The flusher's visit: writes the rest of a stream that pauses. False: it is at its end."""
-        cdef bint again
+    cdef int flush(self, uint64_t now) noexcept nogil:
+        """The flusher's visit: writes the rest of a stream that pauses. Whether, and how closely,
+        it is to be watched on: a Watched.
+        """
+        cdef int again
         self.lock()
         if now - min(self.sent_at, now) >= STREAM_END_NS or self.down:
-            self.watched = False
+            self.watched = WATCHED_NOT
+        elif self.run <= STREAM_RUN and not wants_write(self.s):
+            self.watched = WATCHED_LATER
         if wants_write(self.s) and now - min(self.sent_at, now) >= STREAM_PAUSE_NS:
             self.pump(FLUSH_ROUNDS)     # which watches again what it has to leave
         self.due &= ~DUE_FLUSH
@@ -275,7 +279,7 @@ cdef class Engine:
                 break
             if rounds == 0:
                 # Nothing of the batch is lost: it is what the next writer gets.
-                self.watched = True
+                self.watched = WATCHED_STREAM
                 self.due |= DUE_FLUSH
                 break
             rounds -= 1

@@ -18,6 +18,7 @@ cdef class Keeper(Service):
     cdef size_t flush_count
     cdef void* flushing         # the one that the flusher works on
     cdef bint flusher_sleeps
+    cdef bint flusher_naps      # it looks less often: a stream that begins has to tell it
     cdef PyThread_type_lock flusher_parker
     cdef size_t registered      # engines that are to be kept
     cdef bint started           # it has threads
@@ -36,5 +37,5 @@ cdef class Keeper(Service):
     cdef bint let_go(self)
     cdef void loop(self) noexcept nogil
     cdef void flush_loop(self) noexcept nogil
-    cdef void flush_one(self) noexcept nogil
+    cdef bint flush_one(self) noexcept nogil
     cdef void flush_list(self, void* key) noexcept nogil

@@ -21,6 +21,8 @@ from tcpconn._engine cimport (
     USER,
     VISIT_DROP,
     VISIT_NEVER,
+    WATCHED_NOT,
+    WATCHED_STREAM,
     Engine,
     Service,
 )
@@ -69,7 +71,8 @@ cdef enum:
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     SUSPICION_NS = 500000000    # how long a silent peer has, after that was noticed, to be heard
     LOOP_SLACK_NS = 1000000000  # whom a loop has not heard for so long may have spoken all the same
-    FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused
+    FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused,
+    LATER_TICK_US = 1000        # and whether anything still waits that was to go with what follows
 
 cdef uint64_t FAR = <uint64_t> 1 << 62
 
@@ -276,8 +279,9 @@ cdef class Keeper(Service):
         cdef bint wake
         tc_mutex_lock(&self.mutex)
         self.flush_list(<void*> engine)
-        wake = self.flusher_sleeps
+        wake = self.flusher_sleeps or self.flusher_naps
         self.flusher_sleeps = False
+        self.flusher_naps = False
         tc_mutex_unlock(&self.mutex)
         if wake:
             PyThread_release_lock(self.flusher_parker)
@@ -466,30 +470,38 @@ cdef class Keeper(Service):
 
     cdef void flush_loop(self) noexcept nogil:
         cdef size_t turns
+        cdef bint streams = True
         while True:
             tc_mutex_lock(&self.mutex)
             turns = self.flush_count
             self.flusher_sleeps = turns == 0
+            self.flusher_naps = turns > 0 and not streams
             tc_mutex_unlock(&self.mutex)
             if self.stopping:
                 return
             if turns == 0:
                 PyThread_acquire_lock(self.flusher_parker, 1)
+                streams = True
                 continue
-            PyThread_acquire_lock_timed(self.flusher_parker, FLUSH_TICK_US, 0)
+            if streams:
+                PyThread_acquire_lock_timed(self.flusher_parker, FLUSH_TICK_US, 0)
+            elif PyThread_acquire_lock_timed(self.flusher_parker, LATER_TICK_US, 0):
+                streams = True          # somebody has begun to
+                continue
+            streams = False
             while turns > 0:
                 turns -= 1
-                self.flush_one()
+                streams |= self.flush_one()
 
-    cdef void flush_one(self) noexcept nogil:
-        """Looks after the stream whose turn it is."""
+    cdef bint flush_one(self) noexcept nogil:
+        """Looks after the stream whose turn it is. Whether it goes on."""
         cdef void* key
-        cdef bint again
+        cdef int again
         tc_mutex_lock(&self.mutex)
         key = self.flush_first
         if key is NULL:
             tc_mutex_unlock(&self.mutex)
-            return
+            return False
         self.flush_first = (<Engine> key).flush_next
         if self.flush_first is NULL:
             self.flush_last = NULL
@@ -501,10 +513,11 @@ cdef class Keeper(Service):
         tc_mutex_unlock(&self.mutex)
         again = (<Engine> key).flush(tc_now())
         tc_mutex_lock(&self.mutex)
-        if again:
+        if again != WATCHED_NOT:
             self.flush_list(key)
         self.flushing = NULL
         tc_mutex_unlock(&self.mutex)
+        return again == WATCHED_STREAM
 
     cdef void flush_list(self, void* key) noexcept nogil:
         if (<Engine> key).flush_listed:

@@ -21,13 +21,16 @@ cdef class Receiving:
     cdef bytes spare            # memory for the next large message, nobody else's
 
     cdef int check(self) except -1
+    cdef str name(self)
     cdef int raise_lost(self) except -1
     cdef int raise_detached(self) except -1
     cdef int raise_receive_end(self) except -1
     cdef Message* try_message(self, uint64_t most) except? NULL
+    cdef bint is_finished(self) noexcept nogil
     cdef Message* next_message(
-        self, object timeout, uint64_t most, uint8_t* place, uint64_t size
-    ) except NULL
+        self, object timeout, uint64_t most, uint8_t* place, uint64_t size, bint iterates
+    ) except? NULL
+    cdef object receive_next(self, object timeout, bint iterates)
     cdef bint owes_credit(self) noexcept nogil
     cdef void took(self) noexcept
     cdef void free_message(self, Message* message)

@@ -23,6 +23,12 @@ class Receiving:
         lost, call it again.
         """
 
+    def _next(self) -> bytes | None:
+        """The next message; None once the peer has closed the connection, and all was received.
+
+        For iterating. Raises what else `receive` raises.
+        """
+
     def receive_into(self, buffer: Buffer, timeout: float | None = None) -> int:
         """Receives the next message into a writable, C-contiguous buffer. Returns its size.
 

@@ -7,6 +7,7 @@ copy. Only who has to wait or read lets the GIL go; who then comes back holds no
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
@@ -41,6 +42,9 @@ cdef enum:
     SPARE_MOST = 16777216       # a spare is memory held for a guess
 
 
+cdef const char* DIGITS = b"0123456789abcdef"
+
+
 cdef object code_name(int code):
     return CODE_NAMES.get(code, str(code))
 
@@ -72,6 +76,23 @@ cdef class Receiving:
             self.engine.on_use()
         return 0
 
+    cdef str name(self):
+        """The UUID as people read it; for errors, of which some end loops that are in a hurry."""
+        cdef char[36] text
+        cdef uint64_t half = self.conn.id_high
+        cdef int at = 0
+        cdef int digit
+        for digit in range(32):
+            if digit == 16:
+                half = self.conn.id_low
+            if digit == 8 or digit == 12 or digit == 16 or digit == 20:
+                text[at] = b"-"
+                at += 1
+            text[at] = DIGITS[half >> 60]
+            half <<= 4
+            at += 1
+        return PyUnicode_DecodeASCII(text, 36, NULL)
+
     cdef int raise_lost(self) except -1:
         """The session was lost with what this connection had sent: says so, once. Releases the
         lock.
@@ -87,7 +108,7 @@ cdef class Receiving:
         reason, doubt, unsent = engine.session.left_by(number, route)
         raise errors.SessionLost(
             f"the session with {engine.peer_address} was lost: {reason}. Of {sent} messages sent "
-            f"on connection {self.id}, the peer took {sent - len(doubt) - len(unsent)}, "
+            f"on connection {self.name()}, the peer took {sent - len(doubt) - len(unsent)}, "
             f"{len(doubt)} are in doubt and {len(unsent)} were not sent",
             sent - len(doubt) - len(unsent), doubt, unsent,
         )
@@ -114,27 +135,29 @@ cdef class Receiving:
             self.raise_detached()
         engine.unlock()
         if self.aborted:
-            raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
+            raise errors.ConnectionReset(f"connection {self.name()} was aborted here", CODE_ABORTED)
         if self.closed_here:
-            raise errors.ConnectionClosed(f"connection {self.id} was closed here")
+            raise errors.ConnectionClosed(f"connection {self.name()} was closed here")
         if lost:
             engine.lock()
             self.raise_lost()
         if ended and code == CODE_UNKNOWN_SESSION:
-            raise errors.LinkLost(f"connection {self.id} ended with its session, which was lost")
+            raise errors.LinkLost(
+                f"connection {self.name()} ended with its session, which was lost"
+            )
         if ended and code == 0:
             raise errors.ConnectionClosed(
-                f"the peer has finished connection {self.id}: no more messages"
+                f"the peer has finished connection {self.name()}: no more messages"
             )
         if ended:
             refused = code in (CODE_REFUSED, CODE_LIMIT, CODE_DUPLICATE)
             did = "refused" if refused else "reset"
             raise errors.ConnectionReset(
-                f"the peer {did} connection {self.id} ({code_name(code)})", code
+                f"the peer {did} connection {self.name()} ({code_name(code)})", code
             )
         if out_code != 0 and engine.s.phase != PHASE_CLOSED:
             raise errors.ConnectionReset(
-                f"the peer refused connection {self.id} ({code_name(out_code)})", out_code
+                f"the peer refused connection {self.name()} ({code_name(out_code)})", out_code
             )
         raise ended_error(engine)
 
@@ -165,13 +188,23 @@ cdef class Receiving:
             self.raise_receive_end()
         return NULL
 
+    cdef bint is_finished(self) noexcept nogil:
+        """Whether the peer has closed the connection in order, and all that it sent was taken."""
+        cdef Conn* conn = self.conn
+        return (
+            conn.in_state == ROUTE_ENDED and conn.in_code == 0 and conn.unread_first is NULL
+            and conn.lost == 0 and not self.aborted
+        )
+
     cdef Message* next_message(
-        self, object timeout, uint64_t most, uint8_t* place, uint64_t size
-    ) except NULL:
+        self, object timeout, uint64_t most, uint8_t* place, uint64_t size, bint iterates
+    ) except? NULL:
         """Takes the next message, waiting for it. With the GIL; the lock is held, and released.
 
         Raises `BufferTooSmall` when it has more than `most` bytes. `place`, of `size` bytes, may be
-        used for the message itself, if it is large: its kind is MESSAGE_POSTED then.
+        used for the message itself, if it is large: its kind is MESSAGE_POSTED then. NULL when the
+        connection is finished, for who iterates: to raise and to catch what says so takes longer
+        than to receive a message.
         """
         cdef Engine engine = self.engine
         cdef State* s = engine.s
@@ -189,12 +222,15 @@ cdef class Receiving:
             limit = as_timeout(timeout)     # it may run any code
             engine.lock()
         while True:
+            if iterates and self.is_finished():
+                engine.unlock()
+                return NULL
             message = self.try_message(most)
             if message is not NULL:
                 return message
             if outcome == WAITED_TIMEOUT:
                 engine.unlock()
-                raise errors.Timeout(f"no message on connection {self.id} within {timeout} s")
+                raise errors.Timeout(f"no message on connection {self.name()} within {timeout} s")
             if deadline == 0 and limit >= 0:
                 deadline = tc_now() + <uint64_t> limit
             with nogil:
@@ -268,6 +304,17 @@ cdef class Receiving:
         when it ended in another way. Raises `Timeout` when there was no message in time: nothing is
         lost, call it again.
         """
+        return self.receive_next(timeout, False)
+
+    def _next(self):
+        """The next message; None once the peer has closed the connection, and all was received.
+
+        For iterating. Raises what else `receive` raises.
+        """
+        return self.receive_next(None, True)
+
+    cdef object receive_next(self, object timeout, bint iterates):
+        """What `receive` returns; None for who iterates, when the connection is finished."""
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef Conn* conn = self.conn
@@ -292,7 +339,8 @@ cdef class Receiving:
             self.took()
             return data
         if message is not NULL or conn.last_size < SPARE_LEAST:
-            return self.to_bytes(self.next_message(timeout, size_ceiling(), NULL, 0))
+            message = self.next_message(timeout, size_ceiling(), NULL, 0, iterates)
+            return None if message is NULL else self.to_bytes(message)
         # Large messages come here: the next one may go from the socket straight into its bytes.
         spare = self.spare
         self.spare = None
@@ -304,8 +352,11 @@ cdef class Receiving:
                 engine.unlock()
                 raise
         message = self.next_message(
-            timeout, size_ceiling(), <uint8_t*> PyBytes_AS_STRING(spare), <uint64_t> length
+            timeout, size_ceiling(), <uint8_t*> PyBytes_AS_STRING(spare), <uint64_t> length,
+            iterates,
         )
+        if message is NULL:
+            return None
         if message.kind != MESSAGE_POSTED:
             engine.lock()
             _other = self.spare         # another receiver's, who was here meanwhile
@@ -340,7 +391,7 @@ cdef class Receiving:
         try:
             self.engine.lock()
             message = self.next_message(
-                timeout, <uint64_t> view.len, <uint8_t*> view.buf, <uint64_t> view.len
+                timeout, <uint64_t> view.len, <uint8_t*> view.buf, <uint64_t> view.len, False
             )
             length = message.length
             if message.kind != MESSAGE_POSTED:
@@ -366,7 +417,7 @@ cdef class Receiving:
         """
         self.check()
         self.engine.lock()
-        return self.to_lease(self.next_message(timeout, size_ceiling(), NULL, 0))
+        return self.to_lease(self.next_message(timeout, size_ceiling(), NULL, 0, False))
 
     cdef object to_lease(self, Message* message):
         """A taken message where it lies; frees its record."""

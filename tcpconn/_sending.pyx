@@ -67,19 +67,21 @@ cdef class Sending(Receiving):
         if room == ROOM_TOO_LARGE:
             raise errors.MessageTooLarge(size, limit)
         if self.aborted:
-            raise errors.ConnectionReset(f"connection {self.id} was aborted here", CODE_ABORTED)
+            raise errors.ConnectionReset(f"connection {self.name()} was aborted here", CODE_ABORTED)
         if self.closed_here:
-            raise errors.ConnectionClosed(f"connection {self.id} was closed here")
+            raise errors.ConnectionClosed(f"connection {self.name()} was closed here")
         if room == ROOM_CLOSED or engine.s.phase == PHASE_CLOSED or not self.conn.attached:
             raise ended_error(engine)
         if code == CODE_UNKNOWN_SESSION:
-            raise errors.LinkLost(f"connection {self.id} ended with its session, which was lost")
+            raise errors.LinkLost(
+                f"connection {self.name()} ended with its session, which was lost"
+            )
         if code == CODE_CLOSED or code == CODE_SHUTDOWN or code == 0:
             raise errors.ConnectionClosed(
-                f"the peer has closed connection {self.id}: nobody reads it any more"
+                f"the peer has closed connection {self.name()}: nobody reads it any more"
             )
         raise errors.ConnectionReset(
-            f"the peer refused connection {self.id} ({code_name(code)})", code
+            f"the peer refused connection {self.name()} ({code_name(code)})", code
         )
 
     cdef int await_room(self, uint64_t size, object timeout, uint64_t* deadline) except -1:
@@ -112,7 +114,7 @@ cdef class Sending(Receiving):
             engine.unlock()
         if outcome == WAITED_TIMEOUT:
             raise errors.Timeout(
-                f"no room to send {size} bytes on connection {self.id} within {timeout} s: "
+                f"no room to send {size} bytes on connection {self.name()} within {timeout} s: "
                 "the peer does not read, or the link is slow; nothing was sent"
             )
         if outcome == WAITED_SIGNAL:

@@ -77,10 +77,12 @@ class Connection(Endpoint):
     def __iter__(self) -> Iterator[bytes]:
         while True:
             try:
-                message = self.receive()
+                message = self._next()
             except (ConnectionReset, LinkLost):
                 raise
-            except ConnectionClosed:
+            except ConnectionClosed:  # closed here, meanwhile
+                return
+            if message is None:
                 return
             yield message
 

@@ -46,18 +46,14 @@ _Asked = tuple[Any, frozenset[tuple[str, type[Any], Any]]]
 
 _NO_OPTIONS: frozenset[Any] = frozenset()
 
+_forks = 0
+"""How often this process was forked off: a pool made before belongs to the parent."""
 
-def _as_asked(address: Any, options: dict[str, Any]) -> _Asked | None:
-    """What finds out whether the same was asked for before. None for values without a hash."""
+
+def _as_asked(address: Any, options: dict[str, Any]) -> _Asked:
+    """What finds out whether the same was asked for before."""
     # With its type: True is no number to us, and yet equal to 1.
-    try:
-        hash(address)
-        if not options:
-            return address, _NO_OPTIONS
-        asked = address, frozenset((name, type(value), value) for name, value in options.items())
-    except TypeError:
-        return None
-    return asked
+    return address, frozenset((name, type(value), value) for name, value in options.items())
 
 
 class _Place:
@@ -94,7 +90,7 @@ class ConnectionPool:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._forks = _forks
         self._lock = threading.Lock()
         self._places: dict[tuple[Address, Options], _Place] = {}
         self._asked: dict[_Asked, tuple[_Place, Address, Options]] = {}
@@ -148,13 +144,17 @@ class ConnectionPool:
         raise ConnectionClosed(f"{target} closes each link as soon as it is open")
 
     def _place(self, address: Any, options: dict[str, Any]) -> tuple[_Place, Address, Options]:
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             self._begin()
         if self._closed:
             raise ConnectionClosed("this pool is closed")
         # What was asked for in the same words is known: most pools hear few.
-        asked = _as_asked(address, options)
-        known = None if asked is None else self._asked.get(asked)
+        asked: _Asked | None
+        try:
+            asked = _as_asked(address, options) if options else (address, _NO_OPTIONS)
+            known = self._asked.get(asked)
+        except TypeError:  # some value has no hash
+            asked, known = None, None
         if known is not None:
             return known
         target = parse_address(address)
@@ -176,8 +176,13 @@ class ConnectionPool:
         if not place.lock.acquire(blocking=False):
             return None
         try:
-            best = self._best(place)
-            if best is None or best.detached or not best.takes_connections:
+            links = place.multiplexers
+            if len(links) == self._links_per_address == 1:
+                best: Multiplexer | None = links[0]
+            else:
+                best = self._best(place)
+            # That its peer is going away may have come and not been read yet.
+            if best is None or not best.key.poll():
                 return None
             place.reused += 1
             return best
@@ -192,8 +197,6 @@ class ConnectionPool:
         best = live[0] if len(live) == 1 else min(live, key=lambda m: m.connection_count)
         if len(live) < self._links_per_address and best.connection_count > 0:
             return None
-        # That its peer is going away may have come and not been read yet.
-        best.key.poll()
         return best
 
     def _choose(
@@ -207,6 +210,7 @@ class ConnectionPool:
         try:
             best = self._best(place)
             if best is not None:
+                best.key.poll()
                 if best.detached:
                     left = None if timeout is None else timeout - (time.monotonic() - started)
                     best.wait_attached(left)
@@ -254,7 +258,7 @@ class ConnectionPool:
 
     def close(self, timeout: float | None = 5) -> None:
         """Closes all links, each as `Multiplexer.close` does, in `timeout` seconds together."""
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -294,7 +298,7 @@ def default_pool() -> ConnectionPool:
     """The process's pool, which `connect` uses. Made on first use, closed at exit."""
     global _default
     pool = _default
-    if pool is not None and not pool.closed:
+    if pool is not None and not pool._closed:
         return pool
     with _making:
         if _default is None or _default.closed:
@@ -309,7 +313,8 @@ def _close_default() -> None:
 
 
 def _forget_in_child() -> None:
-    global _default, _making
+    global _default, _forks, _making
+    _forks += 1
     _default = None
     _making = threading.Lock()
 
@@ -339,4 +344,5 @@ def connect(
     `OptionError`. Thread-safe.
     """
     chosen = default_pool() if pool is None else pool
-    return chosen.connect(address, id, priority=priority, timeout=timeout, **options)
+    connection: Connection = chosen.connect_as(Connection, address, id, priority, timeout, options)
+    return connection

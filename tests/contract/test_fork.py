@@ -279,3 +279,24 @@ def test_a_child_that_ends_in_the_usual_way(link: str) -> None:
         print("passed")
         """,
     )
+
+
+def test_ids_are_not_given_twice(link: str) -> None:
+    """Random ones are made in stock: what is left of it stays with the parent."""
+    run(
+        link,
+        """
+        def some_ids():
+            with tcpconn.ConnectionPool(link=link) as pool:
+                return {pool.connect(address).id.bytes for _ in range(8)}
+
+        reading, writing = os.pipe()
+        mine = some_ids()
+        in_child(lambda: os.write(writing, b"".join(some_ids())))
+        mine |= some_ids()
+        theirs = os.read(reading, 8 * 16)
+        assert len(theirs) == 8 * 16 and len(mine) == 16
+        assert not mine & {theirs[at:at + 16] for at in range(0, len(theirs), 16)}
+        print("passed")
+        """,
+    )
