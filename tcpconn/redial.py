@@ -71,17 +71,20 @@ class Redialler:
         """The session is used again, after dialling was given up. Does not wait."""
         engine = self._engine()
         if engine is not None and not self._stopped.is_set():
-            self._begin(engine)
+            self._begin(engine, anew=True)
 
     def stop(self) -> None:
         """Dials no more."""
         self._stopped.set()
 
-    def _begin(self, engine: Driver) -> None:
+    def _begin(self, engine: Driver, *, anew: bool = False) -> None:
         with self._lock:
             if self._working:
                 return
             self._working = True
+            if anew:
+                # Else the first pause could take all the time that there is.
+                self._pauses = 0
         engine.dormant = False
         threading.Thread(
             target=self._work, args=(engine,), name=f"tcpconn-redial {self._address}", daemon=True

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tcpconn
+import tcpconn.redial
 import wire
 from rawpeer import RawPeer
 from support import (
@@ -383,7 +384,12 @@ class TestLoss:
         assert "is over" in caplog.text
 
     @pytest.mark.blocking("it is the redialler who gives up, and takes its time")
-    def test_a_client_gives_up_until_it_is_used_again(self, link: str) -> None:
+    def test_a_client_gives_up_until_it_is_used_again(
+        self, link: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # What failed before it gave up does not keep it from dialling at once when it is used.
+        for name in ("PAUSE", "LONGEST_PAUSE", "STABLE"):
+            monkeypatch.setattr(tcpconn.redial, name, 1000.0)
         events = Events()
         address = f"127.0.0.1:{unused_port()}"
         with tcpconn.ConnectionPool(link=link, session_timeout=0.1, on_state=events) as pool:
