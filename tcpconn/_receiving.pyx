@@ -304,24 +304,11 @@ cdef class Receiving:
         when it ended in another way. Raises `Timeout` when there was no message in time: nothing is
         lost, call it again.
         """
-        return self.receive_next(timeout, False)
-
-    def _next(self):
-        """The next message; None once the peer has closed the connection, and all was received.
-
-        For iterating. Raises what else `receive` raises.
-        """
-        return self.receive_next(None, True)
-
-    cdef object receive_next(self, object timeout, bint iterates):
-        """What `receive` returns; None for who iterates, when the connection is finished."""
         cdef Engine engine = self.engine
         cdef State* s = engine.s
         cdef Conn* conn = self.conn
         cdef Message* message
         cdef bytes data
-        cdef bytes spare
-        cdef Py_ssize_t length
         if (
             engine.generation != current_generation() or s.queue.released is not NULL
             or engine.dormant
@@ -338,6 +325,26 @@ cdef class Receiving:
             message_free(s, take_message(s, conn, False, COPY_LOCKED))
             self.took()
             return data
+        return self.receive_next(timeout, False)
+
+    def _next(self):
+        """The next message; None once the peer has closed the connection, and all was received.
+
+        For iterating. Raises what else `receive` raises.
+        """
+        self.check()
+        self.engine.lock()
+        return self.receive_next(None, True)
+
+    cdef object receive_next(self, object timeout, bint iterates):
+        """What `receive` returns; None for who iterates, when the connection is finished. The lock
+        is held, and released.
+        """
+        cdef Engine engine = self.engine
+        cdef Conn* conn = self.conn
+        cdef Message* message = conn.unread_first
+        cdef bytes spare
+        cdef Py_ssize_t length
         if message is not NULL or conn.last_size < SPARE_LEAST:
             message = self.next_message(timeout, size_ceiling(), NULL, 0, iterates)
             return None if message is NULL else self.to_bytes(message)
