@@ -111,3 +111,9 @@ def echo_server(link: str) -> Iterator[tcpconn.Server]:
     """A server that sends back what it receives."""
     with tcpconn.serve(echo, ANY, link=link) as server:
         yield server
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: no collection of garbage is to go through it again and again."""
+    gc.collect()
+    gc.freeze()
