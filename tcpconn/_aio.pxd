@@ -29,6 +29,7 @@ cdef class Operation:           # a coroutine, as far as tasks can tell
     cdef int stage
 
     cdef bint attempt(self) except -1
+    cdef int make_wait(self) except -1
     cdef void wait_unlocked(self, Conn* conn, int wanted, uint64_t amount) noexcept
     cdef object step(self, bint* finished)
     cdef bint leave(self) noexcept
@@ -63,4 +64,5 @@ cdef class Settled(Operation):
 
 cdef class AsyncEndpoint(Endpoint):
     cdef Receive receive_as(self, int form)
+    cdef void finish_send(self, bint more) noexcept
     cdef Settled settled(self, int wanted, uint64_t amount, int64_t renewals)

@@ -53,6 +53,9 @@ from tcpconn import errors
 from tcpconn._endpoint import accept_endpoint
 
 
+cdef enum:
+    WRITE_WITH_GIL = 16384      # bytes
+
 cdef extern from *:
     """
     static PyObject *(*tc_step)(PyObject *, int *);
@@ -135,15 +138,19 @@ cdef class Operation:
             finished[0] = True
             return self.value
         if self.wait is None:
-            # Not made under the lock: memory may be collected, and with it a connection closed.
-            self.wait = Wait.__new__(Wait)
-            self.wait.engine = self.engine
-            self.wait.herald = <LoopHerald> self.engine.herald
+            self.make_wait()
             if self.attempt():
                 finished[0] = True
                 return self.value
         self.stage = STAGE_WAITING
         return self.wait
+
+    cdef int make_wait(self) except -1:
+        """Not under the lock: memory may be collected, and with it a connection closed."""
+        self.wait = Wait.__new__(Wait)
+        self.wait.engine = self.engine
+        self.wait.herald = <LoopHerald> self.engine.herald
+        return 0
 
     cdef bint leave(self) noexcept:
         """It is called off. Whether it was under way."""
@@ -212,6 +219,8 @@ cdef class Receive(Operation):
             or engine.dormant
         ):
             endpoint.check()
+        if conn.unread_first is NULL and self.wait is None:
+            self.make_wait()        # it will most likely have to: that saves another attempt
         engine.lock()
         message = conn.unread_first
         if (
@@ -380,6 +389,21 @@ for _kind in (Receive, Send, Settled):
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class AsyncEndpoint(Endpoint):
     """Base of `tcpconn.aio.Connection`, which says what holds for all of its methods."""
+
+    cdef void finish_send(self, bint more) noexcept:
+        """Writes a little without giving the GIL away: that, and getting it back, takes longer."""
+        cdef Engine engine = self.engine
+        cdef State* s = engine.s
+        # A link through TLS has locks of its own, whose holders may wait for the GIL.
+        if (
+            more or engine.link.layered or s.queue.unwritten > WRITE_WITH_GIL
+            or s.outgoing_count > 0
+        ):
+            Endpoint.finish_send(self, more)
+            return
+        if engine.sent():
+            engine.pump(INLINE_ROUNDS)
+        engine.unlock()
 
     cdef Receive receive_as(self, int form):
         cdef Receive operation = Receive.__new__(Receive)

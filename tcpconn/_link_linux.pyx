@@ -1,4 +1,7 @@
-"""The link on plain system calls: recvmsg, sendmsg, ppoll, epoll, eventfd. None needs the GIL."""
+"""The link on plain system calls: recv, recvmsg, send, sendmsg, ppoll, epoll, eventfd.
+
+None of them needs the GIL.
+"""
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -44,6 +47,7 @@ cdef extern from *:
         iovec* msg_iov
         size_t msg_iovlen
     ssize_t recvmsg(int descriptor, msghdr* message, int flags) nogil
+    ssize_t send(int descriptor, const void* to, size_t length, int flags) nogil
     ssize_t sendmsg(int descriptor, const msghdr* message, int flags) nogil
     ssize_t recv(int descriptor, void* data, size_t length, int flags) nogil
     int shutdown(int descriptor, int how) nogil
@@ -125,11 +129,17 @@ cdef class NativeLink(Link):
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil:
         cdef msghdr message
         cdef Py_ssize_t result
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = <iovec*> spans
-        message.msg_iovlen = <size_t> count
         while True:
-            result = sendmsg(self.descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if count == 1:
+                result = send(
+                    self.descriptor, <void*> spans[0].data, spans[0].length,
+                    MSG_DONTWAIT | MSG_NOSIGNAL,
+                )
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = <iovec*> spans
+                message.msg_iovlen = <size_t> count
+                result = sendmsg(self.descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
             if result >= 0:
                 return result
             if errno == EAGAIN:

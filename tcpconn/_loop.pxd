@@ -11,6 +11,7 @@ from tcpconn._sync cimport tc_mutex
 cdef class LoopHerald(Herald):
     cdef readonly object loop
     cdef readonly bint left     # the loop is about to end
+    cdef object seen            # what asyncio had noted of its thread when it was last looked at
     cdef readonly set watches   # of the links that the loop waits for
     cdef set queues             # to be looked at when there is somebody to accept
     cdef tc_mutex mutex         # comes after a session's lock, and nothing comes after it
@@ -33,6 +34,7 @@ cdef class LoopHerald(Herald):
     cdef int stop_watches(self) except -1
     cdef void attend(self) noexcept nogil
     cdef int drain(self) except -1
+    cdef int go_on(self) except -1
 
 
 cdef class Wait:                # awaited by a task of the loop

@@ -11,7 +11,9 @@ wait for a descriptor (links through TLS, which have bytes that no descriptor te
 without `add_reader`), the keeper goes on reading, and the herald brings the news.
 """
 
-from cpython.ref cimport Py_DECREF, Py_INCREF
+cimport cython
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 
 from tcpconn._accept cimport AcceptQueue
@@ -37,12 +39,34 @@ cdef enum:
     DRAIN_MOST = 256            # tasks that go on before the loop has its turn
     BUDGET = 256                # operations that need not wait, before the loop has its turn
 
+cdef enum Found:                # how reading has left a link
+    FOUND_UP
+    FOUND_DOWN
+    FOUND_PAUSED                # it may not be read for a while
+
 
 PAUSE_SECONDS = 0.02
 """After which the loop looks whether a link may be read again; the keeper looks after it until
 then."""
 
 _running = asyncio._get_running_loop
+
+
+cdef extern from "Python.h":
+    PyObject* PyThreadState_GetDict()
+    PyObject* PyDict_GetItemWithError(PyObject* mapping, object key) except? NULL
+
+cdef str _NOTE = "__asyncio_running_event_loop__"
+
+
+cdef PyObject* noted_running() except? NULL:
+    """What asyncio has noted for this thread about its running loop: not the same before a loop
+    runs, while it runs, and after it. NULL where asyncio notes it elsewhere.
+
+    To ask asyncio itself is a system call in some versions of Python.
+    """
+    cdef PyObject* notes = PyThreadState_GetDict()
+    return NULL if notes is NULL else PyDict_GetItemWithError(notes, _NOTE)
 
 
 cdef class LoopHerald(Herald):
@@ -88,8 +112,12 @@ cdef class LoopHerald(Herald):
 
     cdef int check(self) except -1:
         """Raises `WrongLoop` unless this thread runs the loop."""
+        cdef PyObject* noted = noted_running()
+        if noted is not NULL and noted is <PyObject*> self.seen:
+            return 0
         running = _running()
         if running is self.loop and not self.left:
+            self.seen = None if noted is NULL else <object> noted
             return 0
         if running is self.loop:
             raise errors.WrongLoop("this event loop is ending: tcpconn has left it")
@@ -184,9 +212,11 @@ cdef class LoopHerald(Herald):
         self.drain()
 
     cdef void forget(self, Waiter* waiter) noexcept:
-        """The wait was called off."""
+        """The wait was called off. Under its session's lock, so that nobody adds it meanwhile."""
         cdef Waiter* at
         cdef Waiter* before = NULL
+        if not waiter.told:
+            return
         tc_mutex_lock(&self.mutex)
         if waiter.told:
             at = self.first
@@ -218,10 +248,14 @@ cdef class LoopHerald(Herald):
 
     cdef int drain(self) except -1:
         """Goes on with what waited and need not any more."""
+        self.attend()
+        return self.go_on()
+
+    cdef int go_on(self) except -1:
+        """The same, behind `attend`."""
         cdef Waiter* waiter
         cdef bint accepting, releasing
         cdef int left = DRAIN_MOST
-        self.attend()
         self.budget = BUDGET
         try:
             while left > 0:
@@ -261,6 +295,7 @@ cdef class LoopHerald(Herald):
     def leave(self):
         """The loop is about to end, or has: links go to the keeper, and nothing waits here."""
         self.left = True
+        self.seen = None
         for watch in tuple(self.watches):
             watch.stop()
         if self.descriptor >= 0 and not self.loop.is_closed():
@@ -268,6 +303,7 @@ cdef class LoopHerald(Herald):
         self.close_descriptors()
 
 
+@cython.freelist(64)
 cdef class Wait:
     """What a task awaits: a future, as far as tasks can tell."""
 
@@ -299,8 +335,13 @@ cdef class Wait:
         context = self.context
         self.callback = None
         self.context = None
-        if callback is not None:
-            context.run(callback, self)
+        if callback is None:
+            return 0
+        PyContext_Enter(context)
+        try:
+            callback(self)
+        finally:
+            PyContext_Exit(context)
         return 0
 
     cdef void pass_on(self) noexcept:
@@ -422,31 +463,28 @@ cdef class LinkWatch:
     def ready(self):
         """There is something to read."""
         cdef Engine engine = self.engine
-        cdef bint down, paused
-        cdef int _
-        with nogil:
-            self.herald.attend()
-            engine.lock()
-            if engine.reading == NOBODY and not engine.down:
-                engine.reading = KEEPER     # nobody is to wake this thread: it does not wait
-                engine.drained = False
-                for _ in range(LINK_READS):
-                    engine.read_once()
-                    if engine.drained or engine.down or engine.s.paused:
-                        break
-                engine.reading = NOBODY
-                engine.pass_role()
-                if not engine.heeded:
-                    engine.heeded = True
-                    engine.due |= DUE_LOOK  # what came may have set a time, for an ack
-            down = engine.down
-            paused = engine.s.paused
-            engine.unlock()
-        if down or paused:
+        cdef bint reads
+        cdef int state
+        self.herald.attend()
+        engine.lock()
+        reads = engine.reading == NOBODY and not engine.down
+        if reads:
+            engine.reading = KEEPER         # nobody is to wake this thread: it does not wait
+            engine.drained = False
+            if engine.s.direct is NULL:
+                # At most a block: to give the GIL away and get it back would often take longer.
+                engine.read_once()
+        if not reads or engine.drained:
+            state = end_reading(engine, reads)
+        else:
+            with nogil:
+                read_on(engine)
+                state = end_reading(engine, True)
+        if state != FOUND_UP:
             self.stop()
-            if paused:
+            if state == FOUND_PAUSED:
                 self.herald.loop.call_later(PAUSE_SECONDS, self.start)
-        self.herald.drain()
+        self.herald.go_on()
 
     def stop(self):
         """The loop does not wait for the link any more."""
@@ -474,6 +512,32 @@ cdef class LinkWatch:
         engine.owned = True
         engine.due |= DUE_LOOK
         engine.unlock()
+
+
+cdef void read_on(Engine engine) noexcept nogil:
+    """The lock is held, and held again afterwards."""
+    cdef int _
+    for _ in range(LINK_READS):
+        if engine.drained or engine.down or engine.s.paused:
+            return
+        engine.read_once()
+
+
+cdef int end_reading(Engine engine, bint read) noexcept nogil:
+    """Gives up the role, if it was taken, and releases the lock. A Found."""
+    cdef int found = FOUND_UP
+    if read:
+        engine.reading = NOBODY
+        engine.pass_role()
+        if not engine.heeded:
+            engine.heeded = True
+            engine.due |= DUE_LOOK      # what came may have set a time, for an ack
+    if engine.s.paused:
+        found = FOUND_PAUSED
+    elif engine.down:
+        found = FOUND_DOWN
+    engine.unlock()
+    return found
 
 
 def tie(Engine engine, LoopHerald herald):

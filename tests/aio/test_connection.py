@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import threading
 import uuid
 
@@ -242,6 +244,36 @@ async def test_use_from_elsewhere_says_so(link: str) -> None:
         await asyncio.to_thread(thread.join)
         assert len(caught) == 4
         assert "another event loop" in str(caught[0])
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
+def test_use_in_the_next_loop_of_the_same_thread_says_so(loop_kind: str) -> None:
+    new_loop = importlib.import_module(loop_kind).new_event_loop
+    first, second = new_loop(), new_loop()
+    over = contextlib.AsyncExitStack()
+
+    async def use_twice() -> aio.Connection:
+        client, server = await over.enter_async_context(ends("native"))
+        for _ in range(2):
+            await client.send(b"x")
+            await server.receive()
+        return client
+
+    async def use_again(client: aio.Connection) -> None:
+        with pytest.raises(tcpconn.WrongLoop):
+            await client.send(b"x")
+        with pytest.raises(tcpconn.WrongLoop):
+            await client.receive()
+
+    try:
+        client = first.run_until_complete(use_twice())
+        second.run_until_complete(use_again(client))
+        first.run_until_complete(client.send(b"y"))
+    finally:
+        first.run_until_complete(over.aclose())
+        first.run_until_complete(first.shutdown_asyncgens())
+        first.close()
+        second.close()
 
 
 async def test_both_ends_name_the_same_connection(link: str) -> None:
