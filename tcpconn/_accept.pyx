@@ -18,6 +18,7 @@ from tcpconn._sync cimport (
     tc_mutex_unlock,
     tc_now,
 )
+from tcpconn._wire cimport CODE_NONE
 
 import threading
 from collections import deque
@@ -82,7 +83,9 @@ cdef class AcceptQueue(Acceptor):
         return engine
 
     def ended_engine(self, Engine engine):
-        """The link of an engine is gone. What came over it may still be accepted."""
+        """The link of an engine is gone. What came over it may still be accepted, unless the peer
+        broke the protocol.
+        """
         cdef void* at
         cdef void* before = NULL
         tc_mutex_lock(&self.mutex)
@@ -100,6 +103,8 @@ cdef class AcceptQueue(Acceptor):
                 self.last = before
             engine.accept_listed = False
         tc_mutex_unlock(&self.mutex)
+        if engine.s.fault.code != CODE_NONE and not engine.s.fault_is_theirs:
+            return      # who breaks rules again and again would fill the line with these
         if engine.s.accept_first is not NULL and not self.closed:
             with self.ended_lock:
                 self.ended.append(engine)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from tcpconn._budget cimport Claim, Loan, Sharing
 from tcpconn._sync cimport tc_mutex
 
 cdef enum:
@@ -10,9 +11,6 @@ cdef enum:
     SLAB_ITEMS = 64             # records that a slab takes from the system at a time
     SLAB_KEPT = 8192            # and that it keeps when none is in use any more
     BUDGET_UNIT = 65536
-    # What one session may get of a budget of which more than half is used: this part of the rest.
-    # So sessions that take all they can leave something for those that hold little.
-    SHARE = 8
 
 
 cdef struct Block:
@@ -40,30 +38,24 @@ cdef struct Pool:
     size_t base_bytes           # of those, what every session has anyway: no budget counts it
     size_t charged_bytes        # what sessions hold elsewhere, and budgets count too
     int32_t used_units          # atomic; what budgets count, in units of BUDGET_UNIT
-    const void* spare           # the session that has what is over the budget; NULL: nobody has
+    Sharing sharing             # of what budgets count
     uint64_t acquired
     uint64_t reused
     uint64_t refused
     int32_t references          # atomic: the owner's, and one for each block in use
 
 
-cdef struct Claim:              # of a session, on a budget that it shares with all of its pool
-    const void* session
-    uint64_t held               # what it has
-    uint64_t budget             # for all of them
-    bint spare                  # what it wants may come from the spare
-
-
 cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil
 cdef void pool_release(Pool* pool) noexcept nogil
 cdef Block* block_acquire(Pool* pool, size_t capacity, const Claim* claim) noexcept nogil
+cdef size_t block_size(size_t capacity) noexcept nogil
 cdef Block* block_grow(
     Block* block, size_t used, size_t capacity, const Claim* claim
 ) noexcept nogil
 cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil
 cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil
-cdef bint has_spare(const Pool* pool, const void* session) noexcept nogil
-cdef void return_spare(Pool* pool, const void* session) noexcept nogil
+cdef void return_loan(Pool* pool, Loan* loan) noexcept nogil
+cdef bint is_waited_for(Pool* pool) noexcept nogil
 cdef void pool_charge(Pool* pool, int64_t more) noexcept nogil
 cdef void pool_base(Pool* pool, int64_t more) noexcept nogil
 cdef void block_release(Block* block) noexcept nogil

@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memmove
 
+from tcpconn._budget cimport Claim, Loan, end_loan, may_take
 from tcpconn._sync cimport (
     tc_atomic_add,
     tc_atomic_get,
@@ -46,6 +47,12 @@ cdef inline int class_of(size_t capacity) noexcept nogil:
             return index
         index += 1
     return -1
+
+
+cdef size_t block_size(size_t capacity) noexcept nogil:
+    """How large a block of at least `capacity` bytes is."""
+    cdef int index = class_of(capacity)
+    return capacity if index < 0 else <size_t> 1 << (SMALLEST_CLASS + index)
 
 
 cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil:
@@ -83,25 +90,14 @@ cdef inline void place_data(Block* block) noexcept nogil:
     block.data = <uint8_t*> ((start + ALIGNMENT - 1) & ~<uintptr_t> (ALIGNMENT - 1))
 
 
-# Budgets: what all sessions of a pool hold is counted together.
-#
-# When a budget is used up by messages that are not whole yet, none of them could ever become so. So
-# one session at a time may have more than there is, the *spare*: until its messages are whole. Then
-# somebody has to read them before another gets it.
+# Budgets: what all sessions of a pool hold is counted together, and shared as _budget says.
 
 cdef inline size_t counted(const Pool* pool) noexcept nogil:
     return pool.allocated_bytes - pool.free_bytes - pool.base_bytes + pool.charged_bytes
 
 
 cdef inline bint fits(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
-    cdef uint64_t used = counted(pool)
-    if used + more <= claim.budget // 2:
-        return True
-    if used < claim.budget and claim.held + more <= (claim.budget - used) // SHARE:
-        return True
-    if claim.spare and pool.spare is NULL and used < claim.budget:
-        pool.spare = claim.session
-    return claim.spare and pool.spare is claim.session
+    return may_take(&pool.sharing, counted(pool), more - claim.returned, claim)
 
 
 cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogil:
@@ -113,16 +109,19 @@ cdef bint pool_allows(Pool* pool, size_t more, const Claim* claim) noexcept nogi
     return answer
 
 
-cdef bint has_spare(const Pool* pool, const void* session) noexcept nogil:
-    """Whether a session has the spare. It asks for itself: nobody else can have changed that."""
-    return pool.spare is session
-
-
-cdef void return_spare(Pool* pool, const void* session) noexcept nogil:
+cdef void return_loan(Pool* pool, Loan* loan) noexcept nogil:
     tc_mutex_lock(&pool.lock)
-    if pool.spare is session:
-        pool.spare = NULL
+    end_loan(&pool.sharing, loan)
     tc_mutex_unlock(&pool.lock)
+
+
+cdef bint is_waited_for(Pool* pool) noexcept nogil:
+    """Whether anybody waits for what others were lent."""
+    cdef bint answer
+    tc_mutex_lock(&pool.lock)
+    answer = pool.sharing.first is not NULL
+    tc_mutex_unlock(&pool.lock)
+    return answer
 
 
 cdef bint pool_is_tight(Pool* pool, uint64_t budget) noexcept nogil:
@@ -146,8 +145,9 @@ cdef void pool_charge(Pool* pool, int64_t more) noexcept nogil:
 
 
 cdef void pool_base(Pool* pool, int64_t more) noexcept nogil:
-    """Leaves blocks out of the count."""
+    """Leaves a session's first block out of the count; negative: the session is gone."""
     tc_mutex_lock(&pool.lock)
+    pool.sharing.links += 1 if more > 0 else -1
     pool.base_bytes += <size_t> more
     unlock_counted(pool)
 
@@ -213,6 +213,7 @@ cdef Block* block_grow(
     """
     cdef Block* larger
     cdef size_t offset
+    cdef Claim instead
     if block.size_class < 0 and reserve(block.pool, capacity - block.capacity, claim):
         # The system moves memory of this size by its page tables: nothing is copied.
         offset = <size_t> (block.data - <uint8_t*> block)
@@ -225,6 +226,10 @@ cdef Block* block_grow(
         if larger.data != <uint8_t*> larger + offset:
             memmove(larger.data, <uint8_t*> larger + offset, used)
         return larger
+    if claim is not NULL:
+        instead = claim[0]              # it holds both only while it copies
+        instead.returned = block.capacity
+        claim = &instead
     larger = block_acquire(block.pool, capacity, claim)
     if larger is NULL:
         return NULL

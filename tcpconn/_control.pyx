@@ -6,7 +6,8 @@ allow. What a peer does wrong becomes the session's fault: then they return -1, 
 
 from libc.string cimport memcmp, memcpy
 
-from tcpconn._buffer cimport Claim, pool_allows
+from tcpconn._budget cimport Claim
+from tcpconn._buffer cimport pool_allows
 from tcpconn._frame cimport (
     Fault,
     Header,
@@ -278,6 +279,8 @@ cdef bint may_hold_another(State* s) noexcept nogil:
     cdef Claim claim
     settle_charge(s)
     claim = claim_of(s)
+    claim.received = claim.held     # what is for a message is not for them
+    claim.loan = NULL
     return pool_allows(s.pool, CONNECTION_BYTES, &claim)
 
 

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from tcpconn._buffer cimport Block, Claim, Pool
+from tcpconn._budget cimport Claim
+from tcpconn._buffer cimport Block, Pool
 from tcpconn._wire cimport SECRET_SIZE
 
 
@@ -76,5 +77,6 @@ cdef int assembly_begin(
     uint64_t in_place_size, const Claim* claim
 ) noexcept nogil
 cdef int assembly_reserve(Assembly* assembly, uint64_t chunk, const Claim* claim) noexcept nogil
+cdef uint64_t assembly_growth(const Assembly* assembly) noexcept nogil
 cdef int assembly_move_out(Assembly* assembly, Pool* pool, uint64_t used) noexcept nogil
 cdef void assembly_drop(Assembly* assembly) noexcept nogil

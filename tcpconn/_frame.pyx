@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memcmp, memcpy, memset
 
-from tcpconn._buffer cimport block_acquire, block_grow, block_release, pool_is_tight
+from tcpconn._buffer cimport block_acquire, block_grow, block_release, block_size, pool_is_tight
 from tcpconn._wire cimport *
 
 cdef enum:
@@ -393,6 +393,13 @@ cdef int assembly_reserve(Assembly* assembly, uint64_t chunk, const Claim* claim
     assembly.data = larger.data
     assembly.capacity = larger.capacity
     return 0
+
+
+cdef uint64_t assembly_growth(const Assembly* assembly) noexcept nogil:
+    """How much larger the block can become of a message that lies in one."""
+    if assembly.capacity >= assembly.total:
+        return 0
+    return block_size(<size_t> assembly.total) - assembly.capacity
 
 
 cdef int assembly_move_out(Assembly* assembly, Pool* pool, uint64_t used) noexcept nogil:

@@ -4,6 +4,8 @@ PROTOCOL.md sections 5, 9 and 12. Every function here is called with the session
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from tcpconn._budget cimport LOAN_RATE
+from tcpconn._buffer cimport is_waited_for
 from tcpconn._control cimport fail_numbers, may_refuse, too_many_refused
 from tcpconn._frame cimport Hello, fault_text
 from tcpconn._rate cimport rate_ready
@@ -32,6 +34,10 @@ from tcpconn._wire cimport *
 from tcpconn._frame import peer_text
 
 cdef uint64_t FAR = <uint64_t> -1
+cdef uint64_t SECOND_NS = 1000000000
+# Who has a loan, while others wait for one, must go on by so much in this time.
+cdef uint64_t LOAN_NS = 2 * SECOND_NS
+cdef uint64_t LOAN_STEP = 2 * LOAN_RATE
 
 
 cdef void attach(State* s, Conn* conn) noexcept nogil:
@@ -199,6 +205,11 @@ cdef inline uint64_t message_deadline(const State* s) noexcept nogil:
     return s.chunk_at + limit
 
 
+cdef uint64_t loan_deadline(State* s) noexcept nogil:
+    """Until when more must have come of messages for which memory was lent."""
+    return max(s.lent_at + LOAN_NS, s.lent_late_at + LOAN_NS // 8)
+
+
 cdef uint64_t session_deadline(State* s) noexcept nogil:
     """When `session_tick` has something to do next (ns); 0: nothing is due."""
     cdef uint64_t at = FAR
@@ -208,8 +219,8 @@ cdef uint64_t session_deadline(State* s) noexcept nogil:
         at = min(at, message_deadline(s))
     if s.ping_wanted and s.ping_answered >= s.ping_charged:
         at = min(at, rate_ready(&s.pings_sent))
-    if s.spare_until != 0:
-        at = min(at, s.spare_until)
+    if s.lent_at != 0:
+        at = min(at, loan_deadline(s))
     if s.resets_due > 0:
         at = min(at, max(rate_ready(&s.resets_sent), s.now + ACK_DELAY_NS))
     if s.keepalive_ns != 0 and s.phase == PHASE_OPEN and not s.detached:
@@ -237,12 +248,22 @@ cdef void session_tick(State* s, uint64_t now) noexcept nogil:
     if s.paused:
         s.chunk_at = now        # we do not read
         s.overdue_at = 0
-    if s.spare_until != 0 and now >= s.spare_until:
-        fail_numbers(
-            s, CODE_LIMIT, b"6", b"messages too slow for want of memory (bytes missing of them)",
-            s.expected, 0
-        )
-        return
+    if s.lent_at != 0 and (
+        s.loan.waits            # it has to wait for more: we do not read
+        or s.lent_got + (s.direct_done if s.direct is not NULL else 0) >= LOAN_STEP
+    ):
+        s.lent_at = now
+        s.lent_got = 0
+        s.lent_late_at = 0
+    if s.lent_at != 0 and now >= loan_deadline(s):
+        # As with messages that do not go on at all: first, what came meanwhile is taken in.
+        if s.lent_late_at != 0 and is_waited_for(s.pool):
+            fail_numbers(
+                s, CODE_LIMIT, b"6",
+                b"messages too slow while memory is short (bytes missing of them)", s.expected, 0
+            )
+            return
+        s.lent_late_at = now
     if s.assemblies > 0 and now >= message_deadline(s):
         if s.overdue_at != 0:
             fail_numbers(

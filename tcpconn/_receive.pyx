@@ -14,13 +14,13 @@ from cpython.mem cimport PyMem_RawMalloc
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memmove
 
+from tcpconn._budget cimport Claim
 from tcpconn._buffer cimport (
     Block,
-    Claim,
     block_acquire,
     block_release,
-    has_spare,
     pool_base,
+    pool_is_tight,
     slab_take,
 )
 from tcpconn._control cimport (
@@ -33,7 +33,9 @@ from tcpconn._control cimport (
     take_control,
 )
 from tcpconn._frame cimport (
+    Assembly,
     assembly_begin,
+    assembly_growth,
     assembly_move_out,
     assembly_reserve,
     check_header,
@@ -52,6 +54,7 @@ from tcpconn._routes cimport (
     credit_list,
     credit_release,
     drop_assembly,
+    give_loan_back,
     leave_block,
     settle_charge,
     unlink_from_block,
@@ -70,11 +73,7 @@ cdef enum:
     BETWEEN_LARGE = 4096
     USUAL_CHUNK = 65536         # how large senders make their chunks, if the limit allows
     SPARSE_SLACK = 1048576      # retired memory that is not worth moving messages for
-    SPARE_RATE = 1048576        # bytes a second
     SPARSE_LOOKS = 16           # retired blocks looked at in one go
-
-
-cdef uint64_t SECOND_NS = 1000000000
 
 
 # Receive blocks
@@ -170,7 +169,7 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
         settle_charge(s)
         claim = claim_of(s)
         block = block_acquire(s.pool, RECEIVE_BLOCK, &claim)
-        note_spare(s)
+        note_loan(s)
     if block is NULL:
         s.paused = True
         return -1
@@ -187,9 +186,12 @@ cdef int targets(State* s, Span* spans) noexcept nogil:
     """Where the next read should put what comes: up to two spans. 0: read no more, or not now."""
     cdef int count = 0
     cdef size_t room
-    if s.paused and s.answers < s.max_answers:
-        s.paused = False
-        received(s, 0, s.now)   # what waited; and it was not for the peer to say anything
+    if s.paused:
+        if s.answers < s.max_answers:
+            s.paused = False
+            received(s, 0, s.now)   # what waited; and it was not for the peer to say anything
+        if s.loan.waits and (not s.paused or s.answers >= s.max_answers):
+            give_loan_back(s)       # it must not keep others waiting that asks no more
     if s.phase == PHASE_CLOSED or s.paused or make_room(s, LEAST_READ):
         return 0
     room = s.block.capacity - s.block_end
@@ -370,34 +372,45 @@ cdef int take_data(State* s, const Header* header, size_t held) noexcept nogil:
     return 0
 
 
-cdef inline void note_spare(State* s) noexcept nogil:
-    """Who got the spare has the time that its messages take at SPARE_RATE, and a second."""
-    if s.spare_until == 0 and has_spare(s.pool, s):
-        s.spare_until = s.now + min(s.message_ns, SECOND_NS + s.expected * SECOND_NS // SPARE_RATE)
+cdef inline void note_loan(State* s) noexcept nogil:
+    """From when on the messages must go on."""
+    if s.loan.limit != 0 and s.lent_at == 0:
+        s.lent_at = max(s.now, <uint64_t> 1)
+        s.lent_got = 0
+        s.lent_late_at = 0
 
 
 cdef int room_for_chunk(State* s, Conn* conn, uint64_t total, uint64_t size) noexcept nogil:
     """Memory for a chunk of `size` bytes that may be the first of its message. -1: not now."""
-    cdef bint begins = not conn.assembly.active
-    cdef uint64_t before = 0
-    cdef Claim claim = claim_of(s)
-    claim.spare = True
-    if begins:
+    cdef Assembly* assembly = &conn.assembly
+    cdef uint64_t before
+    cdef Claim claim
+    if not assembly.active:
+        claim = claim_of(s)
+        claim.loan = &s.loan
+        claim.missing += 2 * total          # a block is less than twice its message
         if assembly_begin(
-            &conn.assembly, s.pool, total, size, posted_for(s, conn), s.posted_size, &claim
+            assembly, s.pool, total, size, posted_for(s, conn), s.posted_size, &claim
         ):
             s.paused = True
             return -1
+        if assembly.in_place:
+            s.placed_bytes = total
+            settle_charge(s)
+        else:
+            s.own_bytes += assembly.block.capacity
+            s.growth += assembly_growth(assembly)
         s.expected += total
         s.assemblies += 1
-    elif not conn.assembly.in_place:
-        before = conn.assembly.block.capacity
-        if assembly_reserve(&conn.assembly, size, &claim):
+    elif assembly.capacity - assembly.filled < size:
+        before = assembly.capacity
+        claim = claim_of(s)
+        if assembly_reserve(assembly, size, &claim):
             s.paused = True
             return -1
-    if not conn.assembly.in_place:
-        s.own_bytes += conn.assembly.block.capacity - before
-    note_spare(s)
+        s.own_bytes += assembly.capacity - before
+        s.growth -= assembly.capacity - before
+    note_loan(s)
     s.chunk_at = s.now
     s.overdue_at = 0
     return 0
@@ -408,8 +421,13 @@ cdef inline uint64_t load_total(const uint8_t* at) noexcept nogil:
 
 
 cdef inline uint8_t* posted_for(State* s, Conn* conn) noexcept nogil:
-    """The receiver's own buffer, if the message that begins is the one it waits for."""
-    if s.posted_by is conn and conn.unread_count == 0 and s.posted is NULL:
+    """The receiver's own buffer, if the message that begins is the one it waits for. It may have
+    been made for that, and is memory then like any other: none to be had when there is little.
+    """
+    if (
+        s.posted_by is conn and conn.unread_count == 0 and s.posted is NULL
+        and not pool_is_tight(s.pool, s.memory)
+    ):
         return s.posted_data
     return NULL
 
@@ -532,6 +550,7 @@ cdef void end_direct(State* s) noexcept nogil:
     s.direct = NULL
     conn.assembly.filled += s.direct_length
     s.expected -= s.direct_length
+    s.lent_got += s.direct_length
     count_data(s, conn, s.direct_length)
     took_sequenced(s, s.direct_length)
     if conn.in_state != ROUTE_OPEN:
@@ -555,7 +574,12 @@ cdef void end_direct(State* s) noexcept nogil:
     message.block = conn.assembly.block
     message.data = conn.assembly.data
     message.length = conn.assembly.total
-    conn.assembly.block = NULL
+    if conn.assembly.in_place:
+        s.placed_bytes = 0
+        settle_charge(s)
+    else:
+        s.growth -= assembly_growth(&conn.assembly)
+        conn.assembly.block = NULL
     assembly_ended(s, conn)
     push_message(s, conn, message)
     if message.kind == MESSAGE_POSTED:
@@ -600,3 +624,6 @@ cdef void unpost(State* s) noexcept nogil:
             fail_with(s, CODE_INTERNAL, b"10", b"no memory for a message")
         else:
             s.own_bytes += conn.assembly.block.capacity
+            s.growth += assembly_growth(&conn.assembly)
+            s.placed_bytes = 0
+            settle_charge(s)

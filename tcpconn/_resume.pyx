@@ -18,7 +18,8 @@ from tcpconn._routes cimport (
     conn_release,
     credit_list,
     drop_assembly,
-    give_spare_back,
+    give_loan_back,
+    leave_memory,
     state_close,
 )
 from tcpconn._schedule cimport Scheduler, schedule_remove
@@ -53,7 +54,7 @@ cdef void session_unlink(State* s) noexcept nogil:
     s.ping_sent_at = 0
     s.tight = False
     s.paused = False
-    give_spare_back(s)
+    give_loan_back(s)
     if s.phase < PHASE_OPEN:
         # A session that begins again has not been answered: its first words are said once more.
         s.phase = PHASE_PREFACE
@@ -191,8 +192,7 @@ cdef void lose_conn(State* s, Conn* conn, bint renew) noexcept nogil:
     conn.finishing = False
     conn.reset_code = CODE_NONE
     if conn.assembly.active:
-        if not conn.assembly.in_place:
-            s.own_bytes -= conn.assembly.block.capacity
+        leave_memory(s, conn)
         assembly_ended(s, conn)
     conn.assembly_cost = 0
     if conn.in_state == ROUTE_OPEN or conn.in_state == ROUTE_DISCARDING:

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from tcpconn._buffer cimport Block, Claim
+from tcpconn._budget cimport Claim
+from tcpconn._buffer cimport Block
 from tcpconn._frame cimport Fault
 from tcpconn._state cimport Conn, Message, Outgoing, State
 
@@ -27,7 +28,8 @@ cdef void unlink_from_block(Message* message) noexcept nogil
 cdef void message_free(State* s, Message* message) noexcept nogil
 cdef Claim claim_of(State* s) noexcept nogil
 cdef void settle_charge(State* s) noexcept nogil
-cdef void give_spare_back(State* s) noexcept nogil
+cdef void give_loan_back(State* s) noexcept nogil
+cdef void leave_memory(State* s, Conn* conn) noexcept nogil
 cdef void assembly_ended(State* s, Conn* conn) noexcept nogil
 cdef void credit_list(State* s, Conn* conn) noexcept nogil
 cdef void reader_starves(State* s, Conn* conn) noexcept nogil

@@ -7,16 +7,23 @@ stands for it. Every function here is called with the session's lock held.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memset
 
+from tcpconn._budget cimport Claim
 from tcpconn._buffer cimport (
     Block,
-    Claim,
     block_release,
     pool_charge,
     pool_is_tight,
-    return_spare,
+    return_loan,
     slab_give,
 )
-from tcpconn._frame cimport Fault, assembly_drop, message_cost, put_header, put_preface
+from tcpconn._frame cimport (
+    Fault,
+    assembly_drop,
+    assembly_growth,
+    message_cost,
+    put_header,
+    put_preface,
+)
 from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
 from tcpconn._sendqueue cimport outgoing_free
 from tcpconn._state cimport *
@@ -238,17 +245,20 @@ cdef void accept_remove(State* s, Conn* conn) noexcept nogil:
 cdef Claim claim_of(State* s) noexcept nogil:
     """What the session holds, beyond the receive block that every session has."""
     cdef Claim claim
-    claim.session = s
-    claim.held = s.own_bytes + s.retired_bytes + s.charged
     claim.budget = s.memory
-    claim.spare = s.assemblies > 0
+    claim.held = s.own_bytes + s.retired_bytes + s.charged
+    claim.received = s.own_bytes + s.retired_bytes + s.moved_bytes
+    claim.loan = &s.loan if s.assemblies > 0 else NULL
+    claim.missing = s.growth + 4 * RECEIVE_BLOCK    # small ones that come in between want some, too
+    claim.returned = 0
+    claim.now = s.now
     return claim
 
 
 cdef void settle_charge(State* s) noexcept nogil:
     """Tells the pool what is held in other memory than its blocks, if that has changed by much."""
     cdef uint64_t now = (
-        s.moved_bytes + s.messages.allocated * sizeof(Message)
+        s.moved_bytes + s.placed_bytes + s.messages.allocated * sizeof(Message)
         + <uint64_t> CONNECTION_BYTES * s.connections + sizeof(Conn) * s.refused
         + s.outgoing_bytes + s.stalled_bytes + s.queue.referenced
     )
@@ -392,10 +402,11 @@ cdef void drop_unread(State* s, Conn* conn) noexcept nogil:
     conn.unread_last = NULL
 
 
-cdef void give_spare_back(State* s) noexcept nogil:
-    if s.spare_until != 0:
-        s.spare_until = 0
-        return_spare(s.pool, s)
+cdef void give_loan_back(State* s) noexcept nogil:
+    """Or waits for none any more."""
+    if s.loan.waits or s.loan.limit != 0:
+        s.lent_at = 0
+        return_loan(s.pool, &s.loan)
 
 
 cdef void assembly_ended(State* s, Conn* conn) noexcept nogil:
@@ -403,7 +414,17 @@ cdef void assembly_ended(State* s, Conn* conn) noexcept nogil:
     assembly_drop(&conn.assembly)
     s.assemblies -= 1
     if s.assemblies == 0:
-        give_spare_back(s)
+        give_loan_back(s)
+
+
+cdef void leave_memory(State* s, Conn* conn) noexcept nogil:
+    """A message under assembly is about to be thrown away: what it lies in counts no more."""
+    if conn.assembly.in_place:
+        s.placed_bytes = 0
+        settle_charge(s)
+    else:
+        s.own_bytes -= conn.assembly.block.capacity
+        s.growth -= assembly_growth(&conn.assembly)
 
 
 cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
@@ -412,8 +433,7 @@ cdef void drop_assembly(State* s, Conn* conn) noexcept nogil:
         return
     if conn.assembly.active:
         s.expected -= conn.assembly.total - conn.assembly.filled
-        if not conn.assembly.in_place:
-            s.own_bytes -= conn.assembly.block.capacity
+        leave_memory(s, conn)
         assembly_ended(s, conn)
     if conn.assembly_cost > 0:
         credit_release(s, conn, conn.assembly_cost)
@@ -506,7 +526,7 @@ cdef void state_close(State* s) noexcept nogil:
     while node is not NULL and s.assemblies > 0:
         drop_assembly(s, <Conn*> node.record)
         node = table_next(&s.in_routes, &bucket, node)
-    give_spare_back(s)
+    give_loan_back(s)
 
 
 cdef void state_fail(State* s, const Fault* fault) noexcept nogil:

@@ -21,7 +21,7 @@ from tcpconn._buffer cimport (
     default_block_pool,
     pool_base,
     pool_charge,
-    return_spare,
+    return_loan,
     slab_destroy,
     slab_init,
 )
@@ -175,7 +175,7 @@ cdef class Session:
             pool_base(s.pool, -RECEIVE_BLOCK)
             block_release(s.block)
         pool_charge(s.pool, -<int64_t> s.charged)
-        return_spare(s.pool, s)
+        return_loan(s.pool, &s.loan)
         slab_destroy(&s.messages)
         table_destroy(&s.ids)
         table_destroy(&s.in_routes)

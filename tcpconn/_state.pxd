@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from tcpconn._budget cimport Loan
 from tcpconn._buffer cimport Block, Pool, Slab
 from tcpconn._frame cimport Assembly, Fault, Hello
 from tcpconn._rate cimport Rate
@@ -243,7 +244,12 @@ cdef struct State:
     uint64_t own_bytes          # blocks of single messages, whole or under assembly
     uint64_t moved_bytes        # messages that were moved out of receive blocks
     uint64_t charged            # what the pool was told is held in other memory than blocks
-    uint64_t spare_until        # it has the pool's spare, and until when; 0: it has not
+    uint64_t growth             # what blocks of messages under assembly may still grow by
+    uint64_t placed_bytes       # messages under assembly in the receiver's own buffer
+    Loan loan                   # of the pool's, to end what is under assembly
+    uint64_t lent_at            # since when it is looked whether it goes on (ns); 0: it has none
+    uint64_t lent_got           # bytes of messages that came since
+    uint64_t lent_late_at       # since when it does not go on as it must; 0: it does
     size_t block_start          # the first byte not looked at
     size_t block_end
     uint64_t skip               # payload to be dropped as it comes

@@ -62,8 +62,9 @@ class Options:
     receive_memory: int = 1024 * MIB
     """Bytes that all sessions of the process may hold together, beside the 128 KiB that each reads
     into: unread and incomplete messages, connections, what is queued to be sent. From half of it
-    on, none may have more than an eighth of what is left; who has to wait is not read from, so that
-    its peer waits too. A session looks at the budget that its own options name.
+    on, they get equal parts of another quarter; of the last one, each has a 4096th for itself, and
+    the rest is lent to who has begun a large message. Who has to wait is not read from, so that its
+    peer waits too. A session looks at the budget that its own options name.
     """
 
     send_queue_size: int = 16 * MIB

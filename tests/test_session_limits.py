@@ -392,10 +392,8 @@ class TestBudget:
             self.hog(pair, name)
         stats = blocks.stats()
         # What each reads into comes on top.
-        assert stats["counted_bytes"] <= self.BUDGET + 6 * MIB
-        assert (
-            stats["allocated_bytes"] - stats["free_bytes"] <= self.BUDGET + 60 * 128 * KIB + 6 * MIB
-        )
+        assert stats["counted_bytes"] <= self.BUDGET
+        assert stats["allocated_bytes"] - stats["free_bytes"] <= self.BUDGET + 60 * 128 * KIB
         assert sum(pair.server.is_paused for pair, _ in hogs) > 50
         assert all(pair.server.end is None for pair, _ in hogs)
         # One who holds nothing is served, if it does not want much.
@@ -425,7 +423,7 @@ class TestBudget:
             pair.check()
 
     def test_large_messages_become_whole_however_many_have_begun(self):
-        """When all there is has gone into parts of messages, one session at a time gets more."""
+        """When what is shared out has gone into parts of messages, the rest is lent in turn."""
         blocks, others = self.pairs(30)
         messages = [self.BIG, payload(2 * MIB, 1)]
         names = {}
@@ -452,8 +450,8 @@ class TestBudget:
             if set(received.values()) == {4}:
                 break
         assert set(received.values()) == {4}
-        assert most > self.BUDGET * 3 // 4
-        assert most < self.BUDGET + 8 * MIB
+        assert most > self.BUDGET * 5 // 8
+        assert most <= self.BUDGET
 
     def test_who_has_more_than_there_is_must_make_haste(self):
         _, hogs = self.pairs(60)

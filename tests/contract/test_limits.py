@@ -259,6 +259,48 @@ class TestMemory:
             assert counted <= 20 * MIB
             assert resident() - before < 64 * MIB
 
+    @pytest.mark.timeout(120)
+    def test_of_the_process_leaves_room_for_large_messages(self, link: str) -> None:
+        """Those hold all they may, and others' large messages pass both ways all the same."""
+        budget = 128 * MIB
+        options = {"session_credit": 16 * MIB, "max_message_size": 6 * MIB, "link": link}
+        options["session_timeout"] = 0  # the handlers of those who went are not to wait for them
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(
+                tcpconn.serve(echo, ANY, receive_memory=budget, message_timeout=60.0, **options)
+            )
+            hogs = [stack.enter_context(RawPeer(server.address)) for _ in range(40)]
+            unsent = {}
+            for hog in hogs:
+                hog.until(wire.WELCOME)
+                hog.sock.setblocking(False)
+                # Two messages, of which all comes but the end.
+                frames = [hog.writer.open(route, route.to_bytes(16, "big")) for route in (1, 2)]
+                frames += [hog.writer.first(route, 6 * MIB, noise(64 * KIB)) for route in (1, 2)]
+                frames += [hog.writer.middle(1 + n % 2, noise(64 * KIB)) for n in range(2 * 94)]
+                unsent[hog] = memoryview(b"".join(frames))
+            pool = stack.enter_context(tcpconn.ConnectionPool(link=link))
+            honest = stack.enter_context(pool.connect(server.address))
+
+            def send_on() -> None:
+                for hog, rest in unsent.items():
+                    with contextlib.suppress(OSError):
+                        while rest := rest[hog.sock.send(rest) :]:
+                            pass
+                    unsent[hog] = rest
+
+            def is_full() -> bool:
+                send_on()
+                return block_pool().stats()["counted_bytes"] > budget * 11 // 16
+
+            wait_until(is_full, "they do not fill it")
+            for size in (200 * KIB, 5 * MIB) * 2:
+                send_on()
+                honest.send(noise(size), PATIENCE)
+                assert honest.receive(PATIENCE) == noise(size)
+            # What the client, in the same process, holds is counted along.
+            assert block_pool().stats()["counted_bytes"] <= budget + 16 * MIB
+
     def test_of_what_is_sent(self, link: str) -> None:
         """A peer that reads and acknowledges nothing: senders wait, and hold no more than that."""
         with (

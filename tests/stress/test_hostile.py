@@ -99,8 +99,7 @@ class Hostile:
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is looked up in /proc")
 def test_a_hundred_at_once(link: str) -> None:
-    # Large ones may have to wait for memory that the others have taken.
-    messages = [noise(size, seed) for seed, size in enumerate((0, 100, 1000))]
+    messages = [noise(size, seed) for seed, size in enumerate((0, 100, 1000, 200 * KIB))]
     with start("-c", SERVER, link, str(HANDLERS)) as server:
         try:
             assert server.stdout is not None
@@ -140,18 +139,19 @@ def under_attack(
     """
     began = time.monotonic()
     most = 0
-    trips: list[float] = []
+    trips: dict[int, list[float]] = {len(message): [] for message in messages}
     while time.monotonic() < began + SECONDS or not set(hostile.said) >= CUT_OFF:
         for message in messages:
             sent = time.perf_counter()
             honest.send(message, PATIENCE)
             assert honest.receive(PATIENCE) == message
-            trips.append(time.perf_counter() - sent)
+            trips[len(message)].append(time.perf_counter() - sent)
         most = max(most, resident(server))
         assert server.poll() is None
         assert hostile.process.poll() is None
         time.sleep(0.01)
-    trips.sort()
-    middle, late = trips[len(trips) // 2], trips[len(trips) * 99 // 100]
-    print(f"\n{len(trips)} round trips: median {middle * 1e3:.2f} ms, p99 {late * 1e3:.2f} ms")
+    for size, took in trips.items():
+        took.sort()
+        middle, late = took[len(took) // 2] * 1e3, took[len(took) * 99 // 100] * 1e3
+        print(f"\n{size} B, {len(took)} times: median {middle:.2f} ms, p99 {late:.2f} ms", end="")
     return most
