@@ -8,7 +8,7 @@ from tcpconn._state cimport Conn, Message, State
 from tcpconn._sync cimport PyThread_type_lock
 
 cdef enum:
-    PARKERS = 64                # thread locks kept for waiters to come
+    PARKERS = 16                # thread locks kept for waiters to come
     INLINE_ROUNDS = 64          # batches that a thread writes itself before the flusher goes on
     STREAM_BATCH = 65536        # bytes that a stream's sender lets gather before it writes
 

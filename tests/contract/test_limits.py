@@ -259,6 +259,24 @@ class TestMemory:
             assert counted <= 20 * MIB
             assert resident() - before < 64 * MIB
 
+    def test_who_breaks_a_rule_leaves_nothing_to_be_accepted(self, link: str) -> None:
+        """Else such peers could have more and more of it held here."""
+        with (
+            tcpconn.listen(ANY, link=link) as listener,
+            tcpconn.ConnectionPool(link=link) as pool,
+        ):
+            with RawPeer(listener.address) as peer:
+                peer.open()
+                peer.say(peer.writer.whole(1, b"not to be heard"), b"\xff" * 16)
+                peer.farewell()
+            wait_until(lambda: not listener.multiplexers, "the link stays")
+            with pool.connect(listener.address) as connection:
+                connection.send(b"the next")
+                with listener.accept(PATIENCE) as accepted:
+                    assert accepted.receive(PATIENCE) == b"the next"
+            with pytest.raises(tcpconn.Timeout):
+                listener.accept(0)
+
     @pytest.mark.timeout(120)
     def test_of_the_process_leaves_room_for_large_messages(self, link: str) -> None:
         """Those hold all they may, and others' large messages pass both ways all the same."""
