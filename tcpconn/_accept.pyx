@@ -31,6 +31,17 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 
+cdef bint has_broken_a_rule(Engine engine) noexcept:
+    """Whether the peer has. Nothing that it opened is accepted then: those who do so again and again
+    would fill the line.
+    """
+    cdef bint answer
+    engine.lock()
+    answer = engine.s.fault.code != CODE_NONE and not engine.s.fault_is_theirs
+    engine.unlock()
+    return answer
+
+
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class AcceptQueue(Acceptor):
     """Hands out connections in the order in which their engines lined up, one of each in turn."""
@@ -103,9 +114,7 @@ cdef class AcceptQueue(Acceptor):
                 self.last = before
             engine.accept_listed = False
         tc_mutex_unlock(&self.mutex)
-        if engine.s.fault.code != CODE_NONE and not engine.s.fault_is_theirs:
-            return      # who breaks rules again and again would fill the line with these
-        if engine.s.accept_first is not NULL and not self.closed:
+        if engine.s.accept_first is not NULL and not self.closed and not has_broken_a_rule(engine):
             with self.ended_lock:
                 self.ended.append(engine)
                 self.count_ended()
@@ -167,6 +176,8 @@ cdef class AcceptQueue(Acceptor):
 
     def take(self, kind, Engine engine):
         """One connection of an engine that was in the line; it lines up again if it has more."""
+        if has_broken_a_rule(engine):
+            return None
         try:
             endpoint = accept_endpoint(kind, engine, 0)
         except TcpconnError:
