@@ -32,8 +32,8 @@ cdef extern from "Python.h":
 
 
 cdef bint has_broken_a_rule(Engine engine) noexcept:
-    """Whether the peer has. Nothing that it opened is accepted then: those who do so again and again
-    would fill the line.
+    """Whether the peer has. Nothing that it opened is accepted then: those who do so again and
+    again would fill the line.
     """
     cdef bint answer
     engine.lock()
