@@ -19,10 +19,9 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED_TESTS := tests/contract tests/aio $(addprefix tests/test_,$(addsuffix .py,buffer frame fuzz handshake \
 	resume schedule send_queue session session_limits session_properties sessions vectors wire))
 # An allocation that is too large shall fail, as it does without. What Python never frees is no leak
-# of ours; malloc, or a use of freed memory hides in Python's own pools. What was freed is kept back
-# for a while to notice its use: little of it, for some tests measure how much memory there is.
+# of ours; malloc, or a use of freed memory hides in Python's own pools.
 UNDER_SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $(SANITIZED)/coverage.so" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(abspath $(SANITIZED)/lib)
 
 # Directories too: their time changes when a file goes away.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import struct
 import threading
@@ -78,6 +79,10 @@ def resident() -> int:
     return int(line.split()[1]) * 1024
 
 
+TIMES = 2 if "ASAN_OPTIONS" in os.environ else 1
+"""A sanitizer keeps what was freed, for a while."""
+
+
 class TestFrames:
     """The sizes of single frames and messages: the link ends before anything is taken for them."""
 
@@ -105,7 +110,7 @@ class TestFrames:
             logged = warnings(caplog)
             assert str(size) in logged
             assert str(16 * MIB) in logged
-        assert resident() - before < 16 * MIB
+        assert resident() - before < 16 * MIB * TIMES
 
     @pytest.mark.parametrize("size", [0, 1, 1023])
     def test_chunk(self, size: int, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +171,7 @@ class TestConnections:
             flooding.result()
         assert code == wire.LIMIT
         assert "refused" in warnings(caplog)
-        assert resident() - before < 32 * MIB
+        assert resident() - before < 32 * MIB * TIMES
 
     def test_handlers(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
         """One link takes a quarter of the handlers that are free, and leaves the rest."""
@@ -257,7 +262,7 @@ class TestMemory:
                 served_on(honest)
             counted = block_pool().stats()["counted_bytes"]
             assert counted <= 20 * MIB
-            assert resident() - before < 64 * MIB
+            assert resident() - before < 64 * MIB * TIMES
 
     def test_who_breaks_a_rule_leaves_nothing_to_be_accepted(self, link: str) -> None:
         """Else such peers could have more and more of it held here."""
