@@ -262,7 +262,8 @@ cdef class Keeper(Service):
                 threading.Thread(target=self.keep, name="tcpconn-keeper", daemon=True),
                 threading.Thread(target=self.write, name="tcpconn-flusher", daemon=True),
             ]
-            for thread in self.threads:
+            # The keeper last: it may end at once, and then waits for the flusher's end.
+            for thread in reversed(self.threads):
                 thread.start()
         self.look(engine)
 
