@@ -174,6 +174,8 @@ class ConnectionListener(Listener[ConnectionStream]):
                 try:
                     connection = await self.listener.accept()
                 except ConnectionClosed as error:
+                    # Whoever cancels it and closes the listener at once is told of the first.
+                    await checkpoint_if_cancelled()
                     raise ClosedResourceError from error
                 task_group.start_soon(handler, ConnectionStream(connection))
 

@@ -544,12 +544,18 @@ def test_one_who_has_what_was_not_sent_is_refused(link: str) -> None:
         connection = pool.connect(server.address)
         connection.send(b"x")
         assert connection.receive(PATIENCE) == b"x"
-        session = multiplexer_of(connection).key.session
-        epoch = multiplexer_of(connection).key.next_epoch()
-        request = Resume(session.session_id, epoch, 1 << 40, b"")
+        multiplexer = multiplexer_of(connection)
+        # The right one loses its link by this, and is not to come back before the answer.
+        multiplexer.key.keep(lambda: None)
+        session = multiplexer.key.session
+        request = Resume(session.session_id, multiplexer.key.next_epoch(), 1 << 40, b"")
         request = request.signed(session.secret or b"", session.server_nonce, False)
         kind, payload = ask(server.address, request.frame(False))
         assert (kind, payload[:4]) == (3, b"\0\0\0\x06")
+        redialler = multiplexer._redialler
+        assert redialler is not None
+        multiplexer.key.keep(redialler.lost)
+        redialler.again()
         connection.send(b"y")
         assert connection.receive(PATIENCE) == b"y"
 
