@@ -55,25 +55,27 @@ def follow(shares: Shares, steps) -> None:
             shares.take(link, size, missing, word == "begin", now * SECOND)
 
 
+def after(history) -> tuple[int, Shares]:
+    """How many sessions there are, and what they share behind all that."""
+    links, steps, filled = history
+    shares = Shares(BUDGET, links)
+    if filled:
+        fill(shares, range(links))
+    follow(shares, steps)
+    return links, shares
+
+
 class TestAnyHistory:
     @given(histories())
     def test_the_sum_is_bounded(self, history):
-        links, steps, filled = history
-        shares = Shares(BUDGET, links)
-        if filled:
-            fill(shares, range(links))
-        follow(shares, steps)
+        links, shares = after(history)
         assert shares.used == sum(shares.held)
         # One at a time may be lent more than there is.
         assert shares.used + shares.lent <= BUDGET + links * PART + CREDIT
 
     @given(histories())
     def test_each_always_has_its_part(self, history):
-        links, steps, filled = history
-        shares = Shares(BUDGET, links)
-        if filled:
-            fill(shares, range(links))
-        follow(shares, steps)
+        links, shares = after(history)
         for link in range(links):
             rest = PART - shares.held[link]
             if rest > 0:
