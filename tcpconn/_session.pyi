@@ -1,5 +1,6 @@
 """The session as tests, tools and simulations see it: a state machine without I/O, PROTOCOL.md."""
 
+from collections.abc import Callable
 from typing import Literal, Self, TypeAlias, TypedDict
 
 from typing_extensions import Buffer
@@ -72,8 +73,8 @@ class Session:
     ) -> Literal[True, "wait", "ended", "too large", "closed", "lost", "detached"]:
         """Queues one message. True, or a word that says why not."""
 
-    def receive(self, id: bytes) -> bytes | None:
-        """The oldest unread message."""
+    def receive(self, id: bytes, meanwhile: Callable[[], object] | None = None) -> bytes | None:
+        """The oldest unread message. `meanwhile` is called between taking and copying it."""
 
     def finish(self, id: bytes) -> None:
         """Ends our direction behind what was sent; the peer's goes on."""

@@ -262,18 +262,33 @@ cdef class Session:
             ROOM_LOST: "lost", ROOM_DETACHED: "detached",
         }.get(room, "wait")
 
-    def receive(self, bytes id):
-        """The oldest unread message, or None."""
+    def receive(self, bytes id, meanwhile=None):
+        """The oldest unread message, or None.
+
+        `meanwhile` is called between taking and copying it, without the lock: as a receiver copies
+        a large one.
+        """
         cdef State* s = self.s
         cdef Message* message
+        cdef const char* data
+        cdef Py_ssize_t length
         tc_mutex_lock(&s.lock)
         try:
             message = take_message(s, self.find(id), False, size_ceiling())
             if message is NULL:
                 return None
-            data = PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)
-            message_free(s, message)
-            return data
+            data = <const char*> message.data
+            length = <Py_ssize_t> message.length
+            try:
+                if meanwhile is not None:
+                    tc_mutex_unlock(&s.lock)
+                    try:
+                        meanwhile()
+                    finally:
+                        tc_mutex_lock(&s.lock)
+                return PyBytes_FromStringAndSize(data, length)
+            finally:
+                message_free(s, message)
         finally:
             tc_mutex_unlock(&s.lock)
 

@@ -1065,6 +1065,26 @@ class TestMemory:
         assert receive_all(pair.server, unread) == [b"stays %d" % n for n in range(600)]
         assert len(receive_all(pair.server, dense)) == 200
 
+    def test_a_message_that_is_being_copied_stays_where_it_is(self):
+        """The others in its sparse block are moved out; its memory serves nothing else."""
+        pair = Pair()
+        read, copied, unread = pair.open(), pair.open(), pair.open()
+        assert pair.client.send(copied, payload(15_000)) is True
+
+        def meanwhile():
+            for n in range(20):
+                assert pair.client.send(unread, b"stays %d" % n) is True
+                for _ in range(8):
+                    assert pair.client.send(read, bytes(15_000)) is True
+                    pair.carry()
+                    assert pair.server.receive(read) is not None
+            assert pair.server.stats()["retired_bytes"] <= MIB  # blocks were cleared
+
+        pair.carry()
+        assert pair.server.receive(copied, meanwhile) == payload(15_000)
+        assert receive_all(pair.server, unread) == [b"stays %d" % n for n in range(20)]
+        assert pair.server.stats()["retired_bytes"] == 0
+
     def test_goes_back_to_the_pool(self):
         blocks = BlockPool()
         pair = Pair(blocks=blocks)
