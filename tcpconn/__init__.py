@@ -20,7 +20,7 @@ import logging as _logging
 from importlib import metadata as _metadata
 
 from tcpconn._buffer import Lease
-from tcpconn.connection import Connection, ConnectionStats
+from tcpconn.connection import Connection
 from tcpconn.errors import (
     AddressError,
     AuthenticationError,
@@ -43,7 +43,8 @@ from tcpconn.errors import (
     VersionMismatch,
     WrongLoop,
 )
-from tcpconn.multiplexer import Multiplexer, MultiplexerStats, wrap
+from tcpconn.facts import ConnectionStats, MultiplexerStats
+from tcpconn.multiplexer import Multiplexer, wrap
 from tcpconn.options import Options
 from tcpconn.pool import ConnectionPool, PoolStats, connect, default_pool
 from tcpconn.server import Listener, Server, listen, serve

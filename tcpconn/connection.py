@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tcpconn._endpoint import Endpoint
 from tcpconn.errors import ConnectionClosed, ConnectionReset, LinkLost
+from tcpconn.facts import ConnectionFacts
 
 if TYPE_CHECKING:
     from tcpconn.multiplexer import Multiplexer
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionStats:
-    """Counters of one connection at one moment."""
-
-    messages_sent: int
-    """Messages that `send` has taken."""
-    messages_received: int
-    """Messages handed out."""
-    bytes_sent: int
-    """Their bytes."""
-    bytes_received: int
-    unread_messages: int
-    """Messages here that nobody has received yet."""
-    unread_bytes: int
-    send_credit: int
-    """Bytes that the peer lets us send on this connection before it reads more."""
-    receive_window: int
-    """Unread bytes that this connection may hold; grows with use."""
-
-
-class Connection(Endpoint):
+class Connection(ConnectionFacts, Endpoint):
     """A two-way, ordered stream of messages with a peer, named by a UUID.
 
     Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. As a context
@@ -59,20 +39,6 @@ class Connection(Endpoint):
         """The multiplexer that carries this connection; None when it is gone."""
         multiplexer: Multiplexer | None = self.engine.home()
         return multiplexer
-
-    @property
-    def local_address(self) -> str:
-        """This end of the link, in the form that `connect` takes."""
-        return self.engine.local_address
-
-    @property
-    def peer_address(self) -> str:
-        """The other end of the link, in the form that `connect` takes."""
-        return self.engine.peer_address
-
-    def stats(self) -> ConnectionStats:
-        """This connection's counters now. Thread-safe, never waits."""
-        return ConnectionStats(*self.counters())
 
     def __iter__(self) -> Iterator[bytes]:
         while True:

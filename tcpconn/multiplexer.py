@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import socket
@@ -30,6 +29,7 @@ from tcpconn.errors import (
     ProtocolError,
     Timeout,
 )
+from tcpconn.facts import SessionFacts
 from tcpconn.grumbling import Warnings
 from tcpconn.handshake import Stream, socket_of
 from tcpconn.options import Options, make_options
@@ -43,24 +43,7 @@ RELEASE_SECONDS = 2.0
 """How long `close` waits for its threads to let go of the socket. They need milliseconds."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class MultiplexerStats:
-    """Counters of one session at one moment."""
-
-    connections: int
-    bytes_sent: int
-    """On the link, headers included."""
-    bytes_received: int
-    frames_received: int
-    queued_bytes: int
-    """In the send queue: written and not acknowledged, or not yet written."""
-    unread_bytes: int
-    """Of messages that nobody has received yet."""
-    round_trip_time: float | None
-    """Seconds, smoothed."""
-
-
-class Multiplexer:
+class Multiplexer(SessionFacts):
     """Carries many connections over one session, and drives its link.
 
     Thread-safe; a context manager. `target` is an address, which is dialled, or a connected stream
@@ -112,7 +95,7 @@ class Multiplexer:
             peer = describe(sock.getpeername())
         except OSError:
             peer = "unnamed"
-        self.peer_address = str(dialled) if dialled else peer
+        peer_address = str(dialled) if dialled else peer
         self._socket = sock
         self._released = threading.Event()
         self._accepting = acceptor is None
@@ -134,7 +117,7 @@ class Multiplexer:
         def prepare(engine: Driver) -> None:
             self._engine = engine
             engine.local_address = describe(sock.getsockname())
-            engine.peer_address = self.peer_address
+            engine.peer_address = peer_address
             engine.home = weakref.ref(self)
             if keeps and client and dialled is not None:
                 self._redialler = Redialler(engine, dialled, options)
@@ -203,27 +186,7 @@ class Multiplexer:
         """Whether its connections are accepted here, and not by a listener."""
         return self._accepting
 
-    @property
-    def takes_connections(self) -> bool:
-        """Whether `open` may succeed: the link is up and neither side is closing it."""
-        return self._engine.takes_connections
-
-    @property
-    def connection_count(self) -> int:
-        """How many connections the session has, those included that the peer has not closed yet."""
-        return self._engine.connections
-
     # The link
-
-    @property
-    def local_address(self) -> str:
-        """This end of the link, in the form that `connect` takes."""
-        return self._engine.local_address
-
-    @property
-    def detached(self) -> bool:
-        """Whether there is no link at present, and the session waits for another."""
-        return self._engine.is_detached
 
     def wait_attached(self, timeout: float | None) -> None:
         """Waits until there is a link, `timeout` seconds at most.
@@ -234,11 +197,6 @@ class Multiplexer:
         last_error = None if self._redialler is None else self._redialler.last_error
         self._engine.wait_attached(timeout, last_error)
 
-    @property
-    def round_trip_time(self) -> float | None:
-        """Seconds for a round trip through the peer's session, smoothed; None: not measured."""
-        return self._engine.round_trip
-
     def ping(self, timeout: float | None = None) -> float:
         """Measures a round trip, and returns it smoothed with earlier ones, in seconds.
 
@@ -247,41 +205,6 @@ class Multiplexer:
         link ended.
         """
         return self._engine.ping(timeout)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the session is over: its link closed here or by the peer, or lost for good."""
-        return self._engine.is_over
-
-    @property
-    def state(self) -> str:
-        """A word: open, without a link, closing, closed."""
-        if self._engine.is_over:
-            return "closed"
-        if self._engine.is_detached:
-            return "without a link"
-        return "open" if self._engine.takes_connections else "closing"
-
-    @property
-    def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
-        return self._engine.peer_certificate
-
-    def stats(self) -> MultiplexerStats:
-        """The session's counters now. Thread-safe, never waits.
-
-        Raises `ConnectionClosed` in a process that was forked after the link was made.
-        """
-        numbers = self._engine.stats()
-        return MultiplexerStats(
-            connections=numbers["connections"],
-            bytes_sent=numbers["bytes_sent"],
-            bytes_received=numbers["bytes_received"],
-            frames_received=numbers["frames_received"],
-            queued_bytes=numbers["queued_bytes"] + numbers["outgoing_bytes"],
-            unread_bytes=numbers["unread_bytes"],
-            round_trip_time=self._engine.round_trip,
-        )
 
     def manage(self) -> None:
         """Somebody else than the user sees to its end."""

@@ -35,6 +35,7 @@ ORDER = [
     ["_accept"],
     ["_loop"],
     ["_aio"],
+    ["facts"],
     ["connection"],
     ["handshake"],
     ["tls", "authkey"],

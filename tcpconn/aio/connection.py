@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from tcpconn import multiplexer as blocking
 from tcpconn._aio import AsyncEndpoint
-from tcpconn.connection import ConnectionStats
+from tcpconn.facts import ConnectionFacts
 
 if TYPE_CHECKING:
     from tcpconn.aio.multiplexer import Multiplexer
 
 
-class Connection(AsyncEndpoint):
+class Connection(ConnectionFacts, AsyncEndpoint):
     """A two-way, ordered stream of messages with a peer, named by a UUID.
 
     Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. `async with`
@@ -41,20 +41,6 @@ class Connection(AsyncEndpoint):
 
         multiplexer = self.engine.home()
         return None if multiplexer is None else Multiplexer.over(multiplexer)
-
-    @property
-    def local_address(self) -> str:
-        """This end of the link, in the form that `connect` takes."""
-        return self.engine.local_address
-
-    @property
-    def peer_address(self) -> str:
-        """The other end of the link, in the form that `connect` takes."""
-        return self.engine.peer_address
-
-    def stats(self) -> ConnectionStats:
-        """This connection's counters now. Never waits."""
-        return ConnectionStats(*self.counters())
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,11 +16,12 @@ from tcpconn._loop import tie
 from tcpconn.aio.connection import Connection
 from tcpconn.aio.loops import Opening, Presence, in_thread, presence
 from tcpconn.errors import ConnectionClosed
-from tcpconn.multiplexer import MultiplexerStats, check_id, check_priority, wrapped
+from tcpconn.facts import SessionFacts
+from tcpconn.multiplexer import check_id, check_priority, wrapped
 from tcpconn.options import make_options
 
 
-class Multiplexer:
+class Multiplexer(SessionFacts):
     """Carries many connections over one session, and drives its link in the running loop.
 
     Made by `await Multiplexer(target, ...)` or `async with Multiplexer(target, ...)`, which closes
@@ -70,6 +71,11 @@ class Multiplexer:
             self._hold(inner, here)
         return self
 
+    @property
+    def key(self) -> Driver:
+        """What stands for it where it must not be kept alive."""
+        return self._inner.key
+
     def __await__(self) -> Generator[Any, Any, Self]:
         return self._begin().__await__()
 
@@ -93,7 +99,7 @@ class Multiplexer:
         """
         if not self._inner.accepts:
             raise ConnectionClosed("connections of this multiplexer are accepted by its listener")
-        connection: Connection = await accept_async(Connection, self._inner.key)
+        connection: Connection = await accept_async(Connection, self.key)
         connection._keeps = self._inner
         return connection
 
@@ -102,37 +108,7 @@ class Multiplexer:
         """The connections in use here."""
         return [each for each in self._inner.all_connections() if isinstance(each, Connection)]
 
-    @property
-    def takes_connections(self) -> bool:
-        """Whether `open` may succeed: the link is up and neither side is closing it."""
-        return self._inner.takes_connections
-
-    @property
-    def connection_count(self) -> int:
-        """How many connections the session has, those included that the peer has not closed yet."""
-        return self._inner.connection_count
-
     # The link
-
-    @property
-    def local_address(self) -> str:
-        """This end of the link, in the form that `connect` takes."""
-        return self._inner.local_address
-
-    @property
-    def peer_address(self) -> str:
-        """The other end of the link, in the form that `connect` takes."""
-        return self._inner.peer_address
-
-    @property
-    def detached(self) -> bool:
-        """Whether there is no link at present, and the session waits for another."""
-        return self._inner.detached
-
-    @property
-    def round_trip_time(self) -> float | None:
-        """Seconds for a round trip through the peer's session, smoothed; None: not measured."""
-        return self._inner.round_trip_time
 
     async def ping(self) -> float:
         """Measures a round trip, and returns it smoothed with earlier ones, in seconds.
@@ -140,27 +116,8 @@ class Multiplexer:
         Peers need not take more than one PING a second: after eight in a row, or while another is
         on its way, it waits its turn. Raises why the link ended.
         """
-        seconds: float = await ping_async(self._inner.key)
+        seconds: float = await ping_async(self.key)
         return seconds
-
-    @property
-    def closed(self) -> bool:
-        """Whether the session is over: its link closed here or by the peer, or lost for good."""
-        return self._inner.closed
-
-    @property
-    def state(self) -> str:
-        """A word: open, without a link, closing, closed."""
-        return self._inner.state
-
-    @property
-    def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's, as `ssl.SSLSocket.getpeercert` gives it; None: none that was checked."""
-        return self._inner.peer_certificate
-
-    def stats(self) -> MultiplexerStats:
-        """The session's counters now. Never waits."""
-        return self._inner.stats()
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Takes no new connections from either side, and waits until those there are have ended.
@@ -181,7 +138,7 @@ class Multiplexer:
 
     def abort(self) -> None:
         """Closes the link at once. What was not acknowledged may be lost."""
-        self._inner.key.abort()
+        self.key.abort()
 
     async def __aenter__(self) -> Self:
         return await self._begin()
