@@ -49,6 +49,14 @@ class Endpoint(Sending):
         """How urgent what is sent here is, among the connections of the link: 0 (least) to 7."""
 
     @property
+    def local_address(self) -> str:
+        """This end of the link, in the form that `connect` takes."""
+
+    @property
+    def peer_address(self) -> str:
+        """The other end of the link, in the form that `connect` takes."""
+
+    @property
     def closed(self) -> bool:
         """Whether it is over on this side: closed or aborted here, or the link is gone.
 

@@ -302,6 +302,16 @@ cdef class Endpoint(Sending):
         return self.conn.priority
 
     @property
+    def local_address(self):
+        """This end of the link, in the form that `connect` takes."""
+        return self.engine.local_address
+
+    @property
+    def peer_address(self):
+        """The other end of the link, in the form that `connect` takes."""
+        return self.engine.peer_address
+
+    @property
     def closed(self):
         """Whether it is over on this side: closed or aborted here, or the link is gone.
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from tcpconn._endpoint import Endpoint
 from tcpconn.errors import ConnectionClosed, ConnectionReset, LinkLost
-from tcpconn.facts import ConnectionFacts
+from tcpconn.facts import ConnectionStats
 
 if TYPE_CHECKING:
     from tcpconn.multiplexer import Multiplexer
 
 
-class Connection(ConnectionFacts, Endpoint):
+class Connection(Endpoint):
     """A two-way, ordered stream of messages with a peer, named by a UUID.
 
     Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. As a context
@@ -39,6 +39,10 @@ class Connection(ConnectionFacts, Endpoint):
         """The multiplexer that carries this connection; None when it is gone."""
         multiplexer: Multiplexer | None = self.engine.home()
         return multiplexer
+
+    def stats(self) -> ConnectionStats:
+        """This connection's counters now. Thread-safe, never waits."""
+        return ConnectionStats(*self.counters())
 
     def __iter__(self) -> Iterator[bytes]:
         while True:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcpconn._driver import Driver
-    from tcpconn._engine import Engine
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,32 +44,6 @@ class MultiplexerStats:
     """Of messages that nobody has received yet."""
     round_trip_time: float | None
     """Seconds, smoothed."""
-
-
-class ConnectionFacts:
-    """Of a connection. All may be asked from any thread, and never wait."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-
-        @property
-        def engine(self) -> Engine: ...
-        def counters(self) -> tuple[int, int, int, int, int, int, int, int]: ...
-
-    @property
-    def local_address(self) -> str:
-        """This end of the link, in the form that `connect` takes."""
-        return self.engine.local_address
-
-    @property
-    def peer_address(self) -> str:
-        """The other end of the link, in the form that `connect` takes."""
-        return self.engine.peer_address
-
-    def stats(self) -> ConnectionStats:
-        """This connection's counters now. Thread-safe, never waits."""
-        return ConnectionStats(*self.counters())
 
 
 class SessionFacts:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from tcpconn import multiplexer as blocking
 from tcpconn._aio import AsyncEndpoint
-from tcpconn.facts import ConnectionFacts
+from tcpconn.facts import ConnectionStats
 
 if TYPE_CHECKING:
     from tcpconn.aio.multiplexer import Multiplexer
 
 
-class Connection(ConnectionFacts, AsyncEndpoint):
+class Connection(AsyncEndpoint):
     """A two-way, ordered stream of messages with a peer, named by a UUID.
 
     Made by `connect`, `wrap`, `Multiplexer.open`, or accepted from a `Listener`. `async with`
@@ -41,6 +41,10 @@ class Connection(ConnectionFacts, AsyncEndpoint):
 
         multiplexer = self.engine.home()
         return None if multiplexer is None else Multiplexer.over(multiplexer)
+
+    def stats(self) -> ConnectionStats:
+        """This connection's counters now. Never waits."""
+        return ConnectionStats(*self.counters())
 
     async def __aenter__(self) -> Self:
         return self
