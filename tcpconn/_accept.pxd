@@ -16,14 +16,13 @@ cdef class AcceptQueue(Acceptor):
     cdef void* last
     cdef Sleeper* sleepers
     cdef bint closed
-    cdef object ended           # engines whose link is gone, but not what came over it
+    cdef set ended              # those in the line whose link is gone, but not what came over it
     cdef object ended_lock      # guards them; comes before the mutex
-    cdef bint has_ended         # there are such
 
+    cdef void lined_up(self) noexcept nogil
     cdef void push(self, Engine engine) noexcept nogil
     cdef void wake_one(self) noexcept nogil
     cdef object pop(self)
-    cdef void count_ended(self)
-    cdef object first_ended(self)
-    cdef void looked_at_ended(self, object engine, bint empty)
+    cdef void remove(self, Engine engine) noexcept nogil
+    cdef int had_turn(self, Engine engine) except -1
     cdef void sleep(self, long long microseconds) noexcept nogil

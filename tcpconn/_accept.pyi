@@ -22,5 +22,8 @@ class AcceptQueue(Acceptor):
     def take(self, kind: type[_Kind], engine: Engine) -> _Kind | None:
         """A connection of an engine that was in the line; it lines up again if it has more."""
 
+    def holds_ended(self, engine: Engine) -> bool:
+        """Whether there is still something to be accepted of an engine whose link is gone."""
+
     def close(self) -> None:
         """Everybody who waits gets None."""

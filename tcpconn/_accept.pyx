@@ -21,7 +21,6 @@ from tcpconn._sync cimport (
 from tcpconn._wire cimport CODE_NONE
 
 import threading
-from collections import deque
 
 from tcpconn._endpoint import accept_endpoint
 from tcpconn.errors import TcpconnError
@@ -42,34 +41,46 @@ cdef bint has_broken_a_rule(Engine engine) noexcept:
     return answer
 
 
+cdef bint has_left(Engine engine) noexcept:
+    """Whether there is something to be accepted."""
+    return engine.s.accept_first is not NULL and not has_broken_a_rule(engine)
+
+
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class AcceptQueue(Acceptor):
     """Hands out connections in the order in which their engines lined up, one of each in turn."""
 
     def __cinit__(self):
         tc_mutex_init(&self.mutex)
-        self.ended = deque()
-        self.ended_lock = threading.Lock()
+        self.ended = set()
+        self.ended_lock = threading.RLock()     # to hold it may set off the collector
 
     def __dealloc__(self):
         tc_mutex_destroy(&self.mutex)
 
     cdef void notify(self, Engine engine) noexcept nogil:
         tc_mutex_lock(&self.mutex)
-        self.push(engine)
-        self.wake_one()
+        if not engine.accept_ended:
+            self.push(engine)
         tc_mutex_unlock(&self.mutex)
+        self.lined_up()
+
+    cdef void lined_up(self) noexcept nogil:
+        """There may be something to accept. Without the mutex."""
 
     cdef void push(self, Engine engine) noexcept nogil:
-        if engine.accept_listed or engine.accept_ended:
-            return
-        engine.accept_listed = True
-        engine.accept_next = NULL
-        if self.last is NULL:
-            self.first = <void*> engine
-        else:
-            (<Engine> self.last).accept_next = <void*> engine
-        self.last = <void*> engine
+        """With the mutex. An engine in the line lives: while it has a link, its keeper's is the
+        reference that says so; behind that, `ended` has one.
+        """
+        if not engine.accept_listed:
+            engine.accept_listed = True
+            engine.accept_next = NULL
+            if self.last is NULL:
+                self.first = <void*> engine
+            else:
+                (<Engine> self.last).accept_next = <void*> engine
+            self.last = <void*> engine
+        self.wake_one()
 
     cdef void wake_one(self) noexcept nogil:
         cdef Sleeper* sleeper = self.sleepers
@@ -84,7 +95,6 @@ cdef class AcceptQueue(Acceptor):
         tc_mutex_lock(&self.mutex)
         at = self.first
         if at is not NULL:
-            # The engine lives: it is taken out of here before its keeper drops it.
             engine = <Engine> at
             self.first = (<Engine> at).accept_next
             if self.first is NULL:
@@ -93,52 +103,71 @@ cdef class AcceptQueue(Acceptor):
         tc_mutex_unlock(&self.mutex)
         return engine
 
-    def ended_engine(self, Engine engine):
-        """The link of an engine is gone. What came over it may still be accepted, unless the peer
-        broke the protocol.
-        """
-        cdef void* at
+    cdef void remove(self, Engine engine) noexcept nogil:
+        """With the mutex: takes it out of the line, if it is there."""
+        cdef void* at = self.first
         cdef void* before = NULL
-        tc_mutex_lock(&self.mutex)
-        engine.accept_ended = True
-        if engine.accept_listed:
-            at = self.first
-            while at is not <void*> engine:
-                before = at
-                at = (<Engine> at).accept_next
-            if before is NULL:
-                self.first = engine.accept_next
+        if not engine.accept_listed:
+            return
+        while at is not <void*> engine:
+            before = at
+            at = (<Engine> at).accept_next
+        if before is NULL:
+            self.first = engine.accept_next
+        else:
+            (<Engine> before).accept_next = engine.accept_next
+        if self.last is <void*> engine:
+            self.last = before
+        engine.accept_listed = False
+
+    def ended_engine(self, Engine engine):
+        """The link of an engine is gone. What came over it may still be accepted, in its turn,
+        unless the peer broke the protocol.
+        """
+        cdef bint stays
+        with self.ended_lock:
+            stays = has_left(engine) and not self.closed
+            if stays:
+                self.ended.add(engine)
+            tc_mutex_lock(&self.mutex)
+            engine.accept_ended = True
+            if stays:
+                self.push(engine)
             else:
-                (<Engine> before).accept_next = engine.accept_next
-            if self.last is <void*> engine:
-                self.last = before
-            engine.accept_listed = False
-        tc_mutex_unlock(&self.mutex)
-        if engine.s.accept_first is not NULL and not self.closed and not has_broken_a_rule(engine):
-            with self.ended_lock:
-                self.ended.append(engine)
-                self.count_ended()
+                self.remove(engine)
+            tc_mutex_unlock(&self.mutex)
+        if stays:
+            self.lined_up()
 
-    cdef void count_ended(self):
-        """Says whether there are any, with their lock held; if so, one who waits is to look."""
-        cdef bint any_left = len(self.ended) > 0
+    def holds_ended(self, Engine engine):
+        """Whether there is still something to be accepted of an engine whose link is gone."""
+        with self.ended_lock:
+            return engine in self.ended
+
+    cdef int had_turn(self, Engine engine) except -1:
+        """An engine that was popped lines up again, if it has more."""
+        cdef bint more = has_left(engine)
+        cdef bint ended
         tc_mutex_lock(&self.mutex)
-        self.has_ended = any_left
-        if any_left:
-            self.wake_one()
+        ended = engine.accept_ended
+        if more and not ended:
+            self.push(engine)
         tc_mutex_unlock(&self.mutex)
-
-    cdef object first_ended(self):
-        with self.ended_lock:
-            return self.ended[0] if self.ended else None
-
-    cdef void looked_at_ended(self, object engine, bint empty):
-        with self.ended_lock:
-            if not self.ended or self.ended[0] is not engine:
-                return
-            if empty:
-                self.ended.popleft()
-            self.count_ended()      # there may be more of it
+        if ended:
+            with self.ended_lock:
+                more = more and not self.closed
+                if more:
+                    self.ended.add(engine)
+                tc_mutex_lock(&self.mutex)
+                if more:
+                    self.push(engine)
+                ended = engine.accept_listed    # if not by us, by who had it meanwhile
+                tc_mutex_unlock(&self.mutex)
+                if not ended:
+                    self.ended.discard(engine)
+        if more:
+            self.lined_up()
+        return 0
 
     def next(self, kind, timeout=None):
         """The next connection, as an object of class `kind`.
@@ -153,12 +182,8 @@ cdef class AcceptQueue(Acceptor):
             while True:
                 engine = self.pop()
                 if engine is None:
-                    engine = self.first_ended()
-                    if engine is None:
-                        break
+                    break
                 endpoint = self.take(kind, engine)
-                if self.has_ended:
-                    self.looked_at_ended(engine, endpoint is None)
                 if endpoint is not None:
                     return endpoint
             if self.closed:
@@ -176,15 +201,14 @@ cdef class AcceptQueue(Acceptor):
 
     def take(self, kind, Engine engine):
         """One connection of an engine that was in the line; it lines up again if it has more."""
-        if has_broken_a_rule(engine):
-            return None
         try:
-            endpoint = accept_endpoint(kind, engine, 0)
+            if not has_broken_a_rule(engine):
+                return accept_endpoint(kind, engine, 0)
         except TcpconnError:
-            return None                 # gone, and nothing left of it
-        if endpoint is not None and engine.s.accept_first is not NULL:
-            self.notify(engine)
-        return endpoint
+            pass                        # gone, and nothing left of it
+        finally:
+            self.had_turn(engine)
+        return None
 
     cdef void sleep(self, long long microseconds) noexcept nogil:
         """Waits for somebody to line up."""
@@ -195,7 +219,7 @@ cdef class AcceptQueue(Acceptor):
         sleeper.parker = PyThread_allocate_lock()
         PyThread_acquire_lock(sleeper.parker, 0)
         tc_mutex_lock(&self.mutex)
-        if self.first is not NULL or self.has_ended or self.closed:
+        if self.first is not NULL or self.closed:
             tc_mutex_unlock(&self.mutex)
             PyThread_free_lock(sleeper.parker)
             return
@@ -209,21 +233,23 @@ cdef class AcceptQueue(Acceptor):
             at = &at[0].next
         if at[0] is &sleeper:
             at[0] = sleeper.next
-        elif (
-            status == PY_LOCK_INTR and not self.closed
-            and (self.first is not NULL or self.has_ended)
-        ):
+        elif status == PY_LOCK_INTR and not self.closed and self.first is not NULL:
             self.wake_one()             # woken, but called away: another one goes
         tc_mutex_unlock(&self.mutex)
         PyThread_free_lock(sleeper.parker)
 
     def close(self):
         """Everybody who waits gets None."""
+        cdef list left
         tc_mutex_lock(&self.mutex)
         self.closed = True
         while self.sleepers is not NULL:
             self.wake_one()
         tc_mutex_unlock(&self.mutex)
         with self.ended_lock:
+            left = list(self.ended)
             self.ended.clear()
-            self.count_ended()
+            for engine in left:
+                tc_mutex_lock(&self.mutex)
+                self.remove(engine)
+                tc_mutex_unlock(&self.mutex)

@@ -562,17 +562,8 @@ cdef class LoopQueue(AcceptQueue):
         self.on_accept = on_accept
         herald.queues.add(self)
 
-    cdef void notify(self, Engine engine) noexcept nogil:
-        tc_mutex_lock(&self.mutex)
-        self.push(engine)
-        tc_mutex_unlock(&self.mutex)
+    cdef void lined_up(self) noexcept nogil:
         if self.herald.accept_soon():
-            self.herald.signal()
-
-    def ended_engine(self, Engine engine):
-        """The link of an engine is gone. What came over it may still be accepted."""
-        AcceptQueue.ended_engine(self, engine)
-        if self.has_ended and self.herald.accept_soon():
             self.herald.signal()
 
     def take(self, kind, Engine engine):

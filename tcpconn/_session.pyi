@@ -73,8 +73,11 @@ class Session:
     ) -> Literal[True, "wait", "ended", "too large", "closed", "lost", "detached"]:
         """Queues one message. True, or a word that says why not."""
 
-    def receive(self, id: bytes, meanwhile: Callable[[], object] | None = None) -> bytes | None:
-        """The oldest unread message. `meanwhile` is called between taking and copying it."""
+    def receive(self, id: bytes) -> bytes | None:
+        """The oldest unread message."""
+
+    def receive_slowly(self, id: bytes, meanwhile: Callable[[], object]) -> bytes | None:
+        """The same; `meanwhile` is called between taking the message and copying it."""
 
     def finish(self, id: bytes) -> None:
         """Ends our direction behind what was sent; the peer's goes on."""

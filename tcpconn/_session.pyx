@@ -262,34 +262,42 @@ cdef class Session:
             ROOM_LOST: "lost", ROOM_DETACHED: "detached",
         }.get(room, "wait")
 
-    def receive(self, bytes id, meanwhile=None):
-        """The oldest unread message, or None.
-
-        `meanwhile` is called between taking and copying it, without the lock: as a receiver copies
-        a large one.
-        """
+    def receive(self, bytes id):
+        """The oldest unread message, or None."""
         cdef State* s = self.s
         cdef Message* message
-        cdef const char* data
-        cdef Py_ssize_t length
         tc_mutex_lock(&s.lock)
         try:
             message = take_message(s, self.find(id), False, size_ceiling())
             if message is NULL:
                 return None
-            data = <const char*> message.data
-            length = <Py_ssize_t> message.length
-            try:
-                if meanwhile is not None:
-                    tc_mutex_unlock(&s.lock)
-                    try:
-                        meanwhile()
-                    finally:
-                        tc_mutex_lock(&s.lock)
-                return PyBytes_FromStringAndSize(data, length)
-            finally:
-                message_free(s, message)
+            data = PyBytes_FromStringAndSize(<char*> message.data, <Py_ssize_t> message.length)
+            message_free(s, message)
+            return data
         finally:
+            tc_mutex_unlock(&s.lock)
+
+    def receive_slowly(self, bytes id, meanwhile):
+        """The same, as large messages are received: copied without the lock. `meanwhile` is called
+        between taking the message and copying it.
+        """
+        cdef State* s = self.s
+        cdef Message* message
+        cdef const char* data
+        tc_mutex_lock(&s.lock)
+        try:
+            message = take_message(s, self.find(id), False, size_ceiling())
+        finally:
+            tc_mutex_unlock(&s.lock)
+        if message is NULL:
+            return None
+        data = <const char*> message.data
+        try:
+            meanwhile()
+            return PyBytes_FromStringAndSize(data, <Py_ssize_t> message.length)
+        finally:
+            tc_mutex_lock(&s.lock)
+            message_free(s, message)
             tc_mutex_unlock(&s.lock)
 
     def finish(self, bytes id):

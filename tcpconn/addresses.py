@@ -78,6 +78,15 @@ def resolve(address: Address, *, passive: bool = False) -> list[tuple[int, Any]]
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
+def sockaddr_of(described: str) -> Any:
+    """What `describe` has described, as far as it can be told: a host and a port, or ""."""
+    try:
+        address = parse_address(described)
+    except AddressError:
+        return ""
+    return address.path or (address.host, address.port)
+
+
 def describe(sockaddr: Any, fallback: str = "unnamed") -> str:
     """A socket's own address as a string that `connect` takes."""
     if isinstance(sockaddr, bytes):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import functools
 import ipaddress
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 IPV6_PREFIX = 64
@@ -40,38 +42,49 @@ class Admission:
         self.most = most
         self.most_each = most_each
         self._lock = threading.Lock()
-        self._links: dict[str, weakref.WeakSet[socket.socket]] = {}
+        self._places: dict[str, list[Callable[[], bool]]] = {}  # by address; whether they count
         self._count = 0
 
     def admit(self, sock: socket.socket, sockaddr: Any) -> str | None:
         """Counts a link, or says in words which limit stands against it."""
         name = origin(sockaddr)
         with self._lock:
-            mine = self._links.setdefault(name, weakref.WeakSet())
+            mine = self._places.get(name, ())
             if name and len(mine) >= self.most_each and self._prune(name) >= self.most_each:
-                return f"{self.most_each} links from {name} are up"
+                return f"all {self.most_each} places for links from {name} are taken"
             if self._count >= self.most and self._recount() >= self.most:
-                return f"{self.most} links are up"
-            self._links.setdefault(name, mine).add(sock)
-            self._count += 1
+                return f"all {self.most} places for links are taken"
+            self._add(name, functools.partial(_is_open, weakref.ref(sock)))
         return None
 
+    def count(self, sockaddr: Any, counts: Callable[[], bool]) -> None:
+        """Counts what a link from there has left, as if it were one, for as long as `counts`."""
+        with self._lock:
+            self._add(origin(sockaddr), counts)
+
+    def _add(self, name: str, counts: Callable[[], bool]) -> None:
+        self._places.setdefault(name, []).append(counts)
+        self._count += 1
+
     def _prune(self, name: str) -> int:
-        """Forgets the closed sockets of an address; how many are left."""
-        mine = self._links[name]
-        for sock in [sock for sock in mine if sock.fileno() < 0]:
-            mine.discard(sock)
+        """Forgets what counts no more of an address; how many are left."""
+        mine = self._places[name] = [counts for counts in self._places[name] if counts()]
         return len(mine)
 
     def _recount(self) -> int:
         """The same for all addresses. `_count` is an upper bound between two recounts."""
         self._count = 0
-        for name in list(self._links):
+        for name in list(self._places):
             left = self._prune(name)
             self._count += left
             if not left:
-                del self._links[name]
+                del self._places[name]
         return self._count
+
+
+def _is_open(reference: weakref.ref[socket.socket]) -> bool:
+    sock = reference()
+    return sock is not None and sock.fileno() >= 0
 
 
 SHARE = 4

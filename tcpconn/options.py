@@ -116,8 +116,8 @@ class Options:
     """
 
     max_links: int = 4096
-    """Links of a listener that are up at once; more are refused. Each holds 128 KiB to read into.
-    """
+    """Links of a listener that are up at once, or have left something to be accepted; more are
+    refused. Each holds 128 KiB to read into."""
 
     max_links_per_address: int = 256
     """Those from one IPv4 address or IPv6 network of 64 bits, so that one peer cannot take all."""

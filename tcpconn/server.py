@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from tcpconn._accept import AcceptQueue
 from tcpconn._endpoint import Endpoint, refuse_endpoint
-from tcpconn.addresses import Address, describe, parse_address, resolve
+from tcpconn.addresses import Address, describe, parse_address, resolve, sockaddr_of
 from tcpconn.admission import Admission, Places
 from tcpconn.connection import Connection
 from tcpconn.dialling import prepare_for_peers
@@ -98,6 +99,7 @@ class Listening:
         self._closed = False
         check_server(options)
         self._sessions = Sessions(options)
+        self._admission = Admission(options.max_links, options.max_links_per_address)
         sock = bind(self._address)
         self.address: str = describe(sock.getsockname())
         """Where it listens, in the form that `connect` takes; with the real port, if it was 0."""
@@ -106,7 +108,7 @@ class Listening:
             self.address,
             serve=self._begin_session,
             resume=self._sessions.resume,
-            admission=Admission(options.max_links, options.max_links_per_address),
+            admission=self._admission,
             places=options.max_handshakes,
             seconds=options.handshake_timeout,
             secure=None if options.ssl is None else self._secure,
@@ -149,6 +151,15 @@ class Listening:
             return list(self._multiplexers.values())
 
     def _link_ended(self, multiplexer: Multiplexer) -> None:
+        if self._queue.holds_ended(multiplexer.key):
+            # It keeps its place: who comes and goes is not to leave more than who stays may have.
+            reference = weakref.ref(multiplexer.key)
+
+            def counts() -> bool:
+                engine = reference()
+                return engine is not None and self._queue.holds_ended(engine)
+
+            self._admission.count(sockaddr_of(multiplexer.peer_address), counts)
         with self._lock:
             self._multiplexers.pop(multiplexer.key, None)
         self._sessions.ended(multiplexer)

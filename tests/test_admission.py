@@ -34,22 +34,41 @@ def test_counts_until_closed() -> None:
     socks = [socket.socket() for _ in range(6)]
     assert admission.admit(socks[0], address(1)) is None
     assert admission.admit(socks[1], address(1)) is None
-    assert admission.admit(socks[2], address(1)) == "2 links from 192.0.2.1 are up"
+    assert (
+        admission.admit(socks[2], address(1)) == "all 2 places for links from 192.0.2.1 are taken"
+    )
     assert admission.admit(socks[3], address(2)) is None
-    assert admission.admit(socks[4], address(3)) == "3 links are up"
+    assert admission.admit(socks[4], address(3)) == "all 3 places for links are taken"
     socks[0].close()
     assert admission.admit(socks[4], address(1)) is None
-    assert admission.admit(socks[5], address(3)) == "3 links are up"
+    assert admission.admit(socks[5], address(3)) == "all 3 places for links are taken"
     socks[1].close()
     assert admission.admit(socks[4], address(3)) is None
     for sock in socks:
         sock.close()
 
 
+def test_counts_what_is_left_of_links() -> None:
+    admission = Admission(3, 2)
+    left = [True] * 3
+    with socket.socket() as sock:
+        for number in range(2):
+            admission.count(address(1), lambda number=number: left[number])
+        assert admission.admit(sock, address(1)) == (
+            "all 2 places for links from 192.0.2.1 are taken"
+        )
+        admission.count("", lambda: left[2])
+        assert admission.admit(sock, address(2)) == "all 3 places for links are taken"
+        left[0] = False
+        assert admission.admit(sock, address(1)) is None
+
+
 def test_without_an_address_there_is_only_the_whole() -> None:
     admission = Admission(3, 1)
     socks = [socket.socket() for _ in range(4)]
-    assert [admission.admit(sock, "") for sock in socks] == [None] * 3 + ["3 links are up"]
+    assert [admission.admit(sock, "") for sock in socks] == [None] * 3 + [
+        "all 3 places for links are taken"
+    ]
     for sock in socks:
         sock.close()
 
@@ -59,4 +78,4 @@ def test_forgets_addresses() -> None:
     for n in range(1000):
         with socket.socket() as sock:
             assert admission.admit(sock, (f"192.0.{n // 256}.{n % 256}", 1)) is None
-    assert len(admission._links) <= 11
+    assert len(admission._places) <= 11

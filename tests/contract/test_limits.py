@@ -457,8 +457,8 @@ class TestLinks:
             for _ in range(3):
                 stack.enter_context(RawPeer(server.address)).until(wire.WELCOME)
             code, text = self.refused(server)
-            assert (code, text) == (wire.LIMIT, "4 links are up")
-            assert "4 links are up" in warnings(caplog)
+            assert (code, text) == (wire.LIMIT, "all 4 places for links are taken")
+            assert "all 4 places for links are taken" in warnings(caplog)
         # The places of those that went are free again.
         self.admitted(server)
 
@@ -469,12 +469,12 @@ class TestLinks:
                 stack.enter_context(RawPeer(server.address)).until(wire.WELCOME)
             code, text = self.refused(server)
             assert code == wire.LIMIT
-            assert "3 links from 127.0.0.1 are up" in text
+            assert "all 3 places for links from 127.0.0.1 are taken" in text
         self.admitted(server)
 
     def test_a_client_is_told(self, serve: Serve, link: str) -> None:
         server = serve(max_links=1)
-        with pytest.raises(tcpconn.ProtocolError, match=r"1 links are up.*LIMIT"):
+        with pytest.raises(tcpconn.ProtocolError, match=r"all 1 places.*LIMIT"):
             tcpconn.Multiplexer(server.address, link=link)
 
     def test_those_that_say_nothing_count(self, serve: Serve) -> None:
@@ -486,12 +486,37 @@ class TestLinks:
             assert sock.sock.fileno() > 0
         self.admitted(server)
 
-    def refused(self, server: tcpconn.Server) -> tuple[int, str]:
+    def test_those_that_left_something_to_be_accepted_count(self, link: str) -> None:
+        """Else who comes and goes could have more and more of it held here."""
+        with (
+            tcpconn.listen(ANY, link=link, max_links=5, max_links_per_address=3) as listener,
+        ):
+            for number in range(3):
+                with tcpconn.Multiplexer(listener.address, link=link) as multiplexer:
+                    for _ in range(2):
+                        with multiplexer.open() as connection:
+                            connection.send(b"%d" % number)
+            wait_until(lambda: not listener.multiplexers, "a link stays")
+            assert self.refused(listener) == (
+                wire.LIMIT,
+                "all 3 places for links from 127.0.0.1 are taken",
+            )
+            heard = []
+            for _ in range(3):
+                with listener.accept(PATIENCE) as accepted:
+                    heard.append(accepted.receive(PATIENCE))
+            assert sorted(heard) == [b"0", b"1", b"2"]  # each has one left
+            assert self.refused(listener)[0] == wire.LIMIT
+            for _ in range(3):
+                listener.accept(PATIENCE).close()
+            self.admitted(listener)
+
+    def refused(self, server: tcpconn.Server | tcpconn.Listener) -> tuple[int, str]:
         """What one more is told."""
         with RawPeer(server.address, b"") as peer:
             return peer.farewell()
 
-    def admitted(self, server: tcpconn.Server) -> None:
+    def admitted(self, server: tcpconn.Server | tcpconn.Listener) -> None:
         """One more is served, at the latest when the others' ends have been noticed."""
 
         def try_it() -> bool:

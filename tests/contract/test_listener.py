@@ -92,6 +92,37 @@ class TestAccept:
                 heard += list(connection)
         assert sorted(heard) == sorted([noise(number) for number in range(20)] * 3)
 
+    def test_links_that_are_up_and_those_that_are_gone_take_turns(
+        self, listener: tcpconn.Listener, link: str
+    ) -> None:
+        """However many connections one of them has opened, and however many links are gone."""
+        with contextlib.ExitStack() as stack:
+            for number in range(3):
+                with tcpconn.Multiplexer(listener.address, link=link) as gone:
+                    opened = [gone.open() for _ in range(5)]
+                    for connection in opened:
+                        connection.send(b"%d, gone" % number)
+                        connection.close()
+            wait_until(lambda: not listener.multiplexers, "a link stays")
+            for number in range(2):
+                multiplexer = tcpconn.Multiplexer(listener.address, link=link)
+                stack.callback(multiplexer.abort)
+                for _ in range(5):
+                    connection = stack.enter_context(multiplexer.open())
+                    connection.send(b"%d, up" % number)
+                connection.flush(PATIENCE)
+                multiplexer.ping(PATIENCE)  # by the answer, it has lined up
+            heard = []
+            for _ in range(25):
+                with listener.accept(PATIENCE) as accepted:
+                    heard.append(accepted.receive(PATIENCE))
+            with pytest.raises(tcpconn.Timeout):
+                listener.accept(0)
+        everyone = sorted(set(heard))
+        assert len(everyone) == 5
+        for turn in range(0, 25, 5):
+            assert sorted(heard[turn : turn + 5]) == everyone
+
     def test_many_wait_for_short_lived_links(self, listener: tcpconn.Listener, link: str) -> None:
         rounds, each = 30, 5
         accepting = [Background(lambda: listener.accept(PATIENCE)) for _ in range(rounds * each)]

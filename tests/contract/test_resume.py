@@ -243,7 +243,9 @@ class TestFail:
             accepted = listener.accept(PATIENCE)
             listener._greeter._admission.most = 0
             break_link(multiplexer_of(connection))
-            wait_until(lambda: "links are up (LIMIT)" in caplog.text, "it was not refused")
+            wait_until(
+                lambda: "places for links are taken (LIMIT)" in caplog.text, "it was not refused"
+            )
             listener._greeter._admission.most = 1000
             connection.send(b"after")
             assert [accepted.receive(PATIENCE) for _ in range(2)] == [b"before", b"after"]
