@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,13 @@ from support import (
     wait_until,
 )
 from tcpconn.options import make_options
+
+
+def pytest_configure() -> None:
+    """Started in the background by a shell, tests find Ctrl-C ignored, and so would the programs
+    that they start, and interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
