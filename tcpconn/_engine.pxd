@@ -117,6 +117,9 @@ cdef class Engine:
     cdef bint closed_here
     cdef bint drained           # the last read took all there was
     cdef bint reader_waits      # the USER reader is in link.wait
+    cdef bint stirred           # it is to look again before it goes there
+    cdef uint32_t rest_missed   # how often it does without trying for the rest of a chunk, after
+    cdef uint32_t rest_pause    # the last time was in vain; and how often it still will
     cdef bint owned             # the keeper reads when nobody waits
     cdef bint looped            # an event loop waits for the link, and reads when it can
     cdef bint held              # it is down, and its loop was given time to let go of it
@@ -172,6 +175,7 @@ cdef class Engine:
     cdef bint needs_reader(self, const Waiter* waiter) noexcept nogil
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef int read_pass(self, uint64_t deadline) noexcept nogil
+    cdef bint await_rest(self) noexcept nogil
     cdef bint read_once(self) noexcept nogil
     cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef void dispatch(self) noexcept nogil

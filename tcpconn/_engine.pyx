@@ -87,6 +87,11 @@ cdef enum:
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
     LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
+    # So long a reader tries again for the rest of a chunk before it sleeps: its sender is copying,
+    # on another core, and to sleep and be woken takes longer than that. Where it is of no use (a
+    # slow network, a single core), it is tried ever more seldom, down to one time in so many.
+    REST_NS = 30000
+    REST_SELDOM = 128
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
     # A signal interrupts a system call, but not the way to the next one: how long the main thread,
     # where handlers run, may go without a look.
@@ -509,6 +514,7 @@ cdef class Engine:
         elif waiter.reader:
             if self.reader_waits:
                 self.due |= DUE_WAKE_READER
+            self.stirred = True
         elif waiter.parked and not waiter.woken:
             waiter.woken = True
             PyThread_release_lock(waiter.parker)
@@ -619,14 +625,17 @@ cdef class Engine:
         cdef size_t least
         if self.down:
             return WAITED_READY
+        self.stirred = False
         if wants_write(self.s) and not self.writing and not may_wait(self.s):
             self.pump(INLINE_ROUNDS)    # what the peer may be waiting for
         if not self.drained and self.read_once() or self.s.paused:
             return WAITED_READY
+        if self.s.direct is not NULL and self.link.quick and self.await_rest():
+            return WAITED_READY
         if self.busy_poll_ns > 0:
             until = tc_now() + self.busy_poll_ns
             while True:
-                if self.read_once() or self.s.paused:
+                if self.read_once() or self.s.paused or self.stirred:
                     return WAITED_READY
                 if self.blocked:        # nobody else looks whether the kernel takes more
                     self.blocked = False
@@ -640,6 +649,8 @@ cdef class Engine:
         if deadline != 0:
             now = tc_now()
             timeout = <int64_t> (deadline - now) if now < deadline else 0
+        if self.stirred:
+            return WAITED_READY         # while the lock was free: it looks again
         wanted = READY_READ | (READY_WRITE if self.blocked else 0)
         least = 1
         if self.s.direct is not NULL:
@@ -660,6 +671,28 @@ cdef class Engine:
         if events & READY_READ:
             self.read_once()
         return WAITED_READY
+
+    cdef bint await_rest(self) noexcept nogil:
+        """Tries for the rest of a chunk that has begun, for as long as it is worth it. Whether
+        something came, or there is something else to look at.
+        """
+        cdef uint64_t until
+        if self.rest_pause > 0:
+            self.rest_pause -= 1
+            return False
+        until = tc_now() + REST_NS
+        while not self.blocked:         # else it is also for the kernel to take more
+            if self.read_once() or self.s.paused or self.stirred:
+                self.rest_missed = 0
+                return True
+            self.unlock()
+            self.link.give_way()
+            self.lock()
+            if tc_now() >= until:
+                self.rest_missed = min(2 * self.rest_missed + 1, <uint32_t> REST_SELDOM - 1)
+                self.rest_pause = self.rest_missed
+                break
+        return False
 
     cdef bint read_once(self) noexcept nogil:
         """Takes in what is there, and tells everybody. The caller has the reader's role.

@@ -25,6 +25,7 @@ cdef class Link:
     # anew after each visit. `holding`: there may be something to read that no wait would notice.
     cdef bint layered
     cdef bint holding
+    cdef bint quick             # to try to read costs a system call, and nothing else
 
     cdef Py_ssize_t read(self, Span* spans, int count) noexcept nogil
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil

@@ -104,6 +104,7 @@ cdef class NativeLink(Link):
         self.socket = sock
         self.descriptor = sock.fileno()
         self.waker = -1
+        self.quick = True
         tc_mutex_init(&self.mutex)
         sock.setblocking(False)
 

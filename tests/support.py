@@ -163,6 +163,14 @@ class Background(Generic[T]):
         wait_until(sleeps, "a thread that should wait goes on working")
         return self
 
+    def at_work(self) -> Background[T]:
+        """Waits until the thread has used so much processor time that it must be polling."""
+        self._running.wait(PATIENCE)
+        stat = Path(f"/proc/self/task/{self.thread.native_id}/stat")
+        if stat.exists():
+            wait_until(lambda: used(stat) >= 5, "a thread that should poll does nothing")
+        return self
+
     def result(self, timeout: float = PATIENCE) -> T:
         """What the function returned. Raises what it raised."""
         self.thread.join(timeout)
@@ -182,6 +190,12 @@ class Background(Generic[T]):
         except BaseException as error:  # noqa: BLE001  - it is what was asked for
             return error
         raise AssertionError(f"it returned {value!r} and did not raise")
+
+
+def used(stat: Path) -> int:
+    """The processor time of a thread, in the kernel's ticks, which are 10 ms."""
+    fields = stat.read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 _never = threading.Event()

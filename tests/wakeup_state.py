@@ -24,6 +24,7 @@ RULES = (
     "a writer wakes those who wait for room",
     "a reader wakes those who wait for acks",
     "as many are woken as there are messages",
+    "a reader to whom something happens while it reads looks again",
     "a wake outlasts that nobody waits yet",
     "a look during a visit makes another one",
     "a flush during a turn makes another one",
@@ -89,7 +90,8 @@ class Wakeups:
     ) -> None:
         """Users by what they do: "A2" receives two messages of connection A, "a" is one that may
         run out of time, "A~" may wait for ever; "send 3" sends three and waits for the acks, "post
-        3" does not, nor "cut 3", who need not wait for room in the queue; "close" ends the link.
+        3" does not, nor "cut 3", who need not wait for room in the queue; "close" ends the link,
+        "stop A" a connection.
 
         `peer` is what the peer sends by itself, and `answers` what it says to each frame: an ack of
         all so far ("."), a message ("A"), nothing ("-"); acks in the end. The keeper reads
@@ -117,7 +119,8 @@ class Wakeups:
         self.queued = self.unacked = 0
         self.reading = ""
         self.writing = self.blocked = self.down = self.drained = False
-        self.watched = self.reader_waits = False
+        self.watched = self.reader_waits = self.stirred = False
+        self.stopped = ""
         self.owned = takes_over
         self.due: tuple[str, ...] = ()
         self.waiters: tuple[int, ...] = ()
@@ -149,7 +152,8 @@ class Wakeups:
         """What distinguishes this state from others."""
         return (
             *self.unread.values(), self.queued, self.unacked, self.reading, self.writing,
-            self.blocked, self.down, self.drained, self.watched, self.reader_waits, self.owned,
+            self.blocked, self.down, self.drained, self.watched, self.reader_waits, self.stirred,
+            self.stopped, self.owned,
             self.due, self.waiters, self.incoming, self.kernel, self.wake, self.to_come,
             self.answers, self.owed, self.wrong, self.armed, self.listed, self.keeper_wake,
             self.timed, self.flush_listed, self.flusher_sleeps, self.flusher_signalled,
@@ -228,7 +232,7 @@ class Wakeups:
             return self.has_room
         if thread.wanted == "acks":
             return self.unacked == 0
-        return self.unread[thread.wanted] > 0
+        return self.unread[thread.wanted] > 0 or thread.wanted in self.stopped
 
     def needs_reader(self, thread: Thread) -> bool:
         """Whether it is for the peer to say what a waiter waits for."""
@@ -258,6 +262,7 @@ class Wakeups:
         if thread.reader:
             if self.reader_waits:
                 self.becomes_due("wake_reader")
+            self.stirred = True
         elif thread.parked and not thread.woken:
             thread.woken = thread.signalled = True
 
@@ -297,6 +302,8 @@ def user(name: str) -> Thread:
     """A thread of a program's, see `Wakeups`."""
     if name == "close":
         return Thread(name, ("close",))
+    if name.startswith("stop "):
+        return Thread(name, ("stop",))
     _, _, count = name.partition(" ")
     if count:
         return Thread(name, ("send",), int(count))

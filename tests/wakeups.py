@@ -87,6 +87,7 @@ def unpark(model: Wakeups, thread: Thread) -> None:
 @locked
 def read_pass(model: Wakeups, thread: Thread) -> None:
     if not model.down:
+        model.stirred = False
         thread.stack += ("read_first",)
         if model.queued and not model.writing:
             thread.stack += ("pump",)
@@ -102,7 +103,10 @@ def read_first(model: Wakeups, thread: Thread) -> None:
 
 @locked
 def read_waits(model: Wakeups, thread: Thread) -> None:
-    if not thread.has_read:
+    looks_again = model.stirred and model.has(
+        "a reader to whom something happens while it reads looks again"
+    )
+    if not (thread.has_read or looks_again):
         model.reader_waits = True
         thread.result = "rw" if model.blocked else "r"
         thread.stack += ("read_ready", "link_wait")
@@ -245,7 +249,7 @@ def pumped(model: Wakeups, thread: Thread) -> None:
 
 @locked
 def receive(model: Wakeups, thread: Thread) -> None:
-    if model.down:
+    if model.down or (thread.wanted in model.stopped and not model.unread[thread.wanted]):
         thread.stack = ()
     elif model.unread[thread.wanted] > 0:
         model.unread[thread.wanted] -= 1
@@ -310,6 +314,14 @@ def close(model: Wakeups, thread: Thread) -> None:
     model.becomes_due("look")
     for index in model.waiters:
         model.wake_up(model.threads[index])
+
+
+@locked
+def stop(model: Wakeups, thread: Thread) -> None:
+    model.stopped += thread.name[-1]
+    for index in model.waiters:
+        if model.threads[index].wanted in model.stopped:
+            model.wake_up(model.threads[index])
 
 
 # The keeper

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 import tcpconn
+from rawpeer import RawPeer
 from support import (
     KIB,
     MIB,
@@ -357,6 +358,38 @@ def test_a_reader_that_polls_sees_to_what_the_kernel_did_not_take(link: str) -> 
         assert server.receive(PATIENCE) == message
         server.send(b"thanks", PATIENCE)
         assert receiving.result() == b"thanks"
+
+
+@pytest.mark.plain
+def test_a_large_message_that_comes_in_pieces_is_slept_for(link: str) -> None:
+    with (
+        tcpconn.listen("127.0.0.1:0", link=link) as listener,
+        RawPeer(listener.address) as peer,
+    ):
+        peer.open()
+        server = listener.accept(PATIENCE)
+        for number in range(4):
+            message = noise(200 * KIB, number)
+            frame = peer.writer.whole(1, message)
+            receiving = Background(lambda: server.receive(PATIENCE))
+            for at in range(0, len(frame), 40000):
+                receiving.asleep()  # however long it polls for the rest, that has an end
+                peer.say(frame[at : at + 40000])
+            assert receiving.result() == message
+
+
+@pytest.mark.blocking("no task polls")
+@pytest.mark.plain
+def test_a_reader_that_polls_hears_what_happens_here(link: str) -> None:
+    with (
+        tcpconn.listen("127.0.0.1:0", link=link, busy_poll=2 * PATIENCE) as listener,
+        RawPeer(listener.address) as peer,  # who does not answer: only this side can end the wait
+    ):
+        peer.open()
+        server = listener.accept(PATIENCE)
+        receiving = Background(server.receive).at_work()
+        server.abort()
+        assert isinstance(receiving.error(), tcpconn.ConnectionReset)
 
 
 def test_busy_polling(link: str) -> None:
