@@ -50,7 +50,7 @@ from tcpconn._send cimport (
     wants_write,
     wrote,
 )
-from tcpconn._lifecycle cimport session_is_done, session_is_kept
+from tcpconn._lifecycle cimport session_is_done, session_is_kept, session_let_go
 from tcpconn._session cimport Session
 from tcpconn._state cimport *
 from tcpconn._sync cimport (
@@ -842,7 +842,14 @@ cdef class Engine:
             self.on_detach()
 
     def ended(self):
-        """All is over, and nothing at work any more."""
+        """All is over, and nothing at work any more. What is received can still be read; else no
+        more is kept than tells how it ended, for as long as anybody holds a connection.
+        """
+        with nogil:
+            self.lock()
+            session_let_go(self.s)
+            self.unlock()
+        self.session.drop_released()
         if self.acceptor is not None:
             self.acceptor.ended_engine(self)
         callback = self.on_end

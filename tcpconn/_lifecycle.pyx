@@ -9,6 +9,7 @@ from tcpconn._buffer cimport is_waited_for
 from tcpconn._control cimport fail_numbers, may_refuse, too_many_refused
 from tcpconn._frame cimport Hello, fault_text
 from tcpconn._rate cimport rate_ready
+from tcpconn._receive cimport stop_receiving
 from tcpconn._routes cimport (
     accept_remove,
     check_over,
@@ -25,6 +26,7 @@ from tcpconn._send cimport (
     send_open,
     send_ping,
     send_stop,
+    stop_sending,
     wants_write,
 )
 from tcpconn._state cimport *
@@ -295,6 +297,14 @@ cdef bint session_is_kept(State* s) noexcept nogil:
     if s.phase == PHASE_OPEN:
         return server.has_secret
     return s.renewals != 0 and s.phase < PHASE_OPEN
+
+
+cdef void session_let_go(State* s) noexcept nogil:
+    """It is over, and nobody reads or writes any more: gives back all memory but that of messages
+    which can still be received, and of what tells how it ended.
+    """
+    stop_receiving(s)
+    stop_sending(s)
 
 
 cdef object end_reason(State* s):

@@ -8,4 +8,5 @@ from tcpconn._sync cimport Span
 cdef int targets(State* s, Span* spans) noexcept nogil
 cdef void received(State* s, size_t count, uint64_t now) noexcept nogil
 cdef Message* take_message(State* s, Conn* conn, bint posted, uint64_t most) noexcept nogil
+cdef void stop_receiving(State* s) noexcept nogil
 cdef void unpost(State* s) noexcept nogil

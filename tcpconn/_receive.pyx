@@ -21,6 +21,7 @@ from tcpconn._buffer cimport (
     block_release,
     pool_base,
     pool_is_tight,
+    slab_destroy,
     slab_take,
 )
 from tcpconn._control cimport (
@@ -180,6 +181,25 @@ cdef int make_room(State* s, size_t needed) noexcept nogil:
     s.block_start = 0
     s.block_end = held
     return 0
+
+
+cdef void stop_receiving(State* s) noexcept nogil:
+    """The session is over, and nobody reads any more: gives back what only reading needed. What is
+    whole and unread stays.
+    """
+    cdef Conn* conn = s.direct
+    s.direct = NULL
+    if conn is not NULL:
+        drop_assembly(s, conn)
+    if s.block is not NULL:
+        pool_base(s.pool, -RECEIVE_BLOCK)
+        retire(s, s.block)
+        s.block = NULL
+        s.block_start = 0
+        s.block_end = 0
+    if s.messages.in_use == 0:
+        slab_destroy(&s.messages)
+    settle_charge(s)
 
 
 cdef int targets(State* s, Span* spans) noexcept nogil:

@@ -34,6 +34,7 @@ cdef int send_direct(
 ) noexcept nogil
 cdef Outgoing* outgoing_new(uint32_t parts) noexcept nogil
 cdef void send_cut(State* s, Conn* conn, Outgoing* message) noexcept nogil
+cdef void stop_sending(State* s) noexcept nogil
 cdef bint wants_write(State* s) noexcept nogil
 cdef bint may_wait(const State* s) noexcept nogil
 cdef bint is_pressing(const State* s) noexcept nogil

@@ -28,6 +28,7 @@ from tcpconn._sendqueue cimport (
     outgoing_free,
     queue_again,
     queue_commit,
+    queue_destroy,
     queue_in_flight,
     queue_reference,
     queue_reserve,
@@ -504,6 +505,23 @@ cdef void credit_came(State* s, Conn* conn) noexcept nogil:
 
 
 # Batches
+
+cdef void stop_sending(State* s) noexcept nogil:
+    """The session is over, and nobody writes any more: gives up what was still to be sent. It has
+    not been acknowledged, and that can still be seen.
+    """
+    cdef Conn* conn
+    cdef size_t bucket = 0
+    cdef Node* node = table_next(&s.ids, &bucket, NULL)
+    while node is not NULL:
+        conn = <Conn*> node.record
+        if conn.outgoing_first is not NULL:
+            outgoing_drop(s, conn)
+            conn.data_sequence = s.queue.sequence + 1       # more than is ever acknowledged
+        node = table_next(&s.ids, &bucket, node)
+    queue_destroy(&s.queue)
+    settle_charge(s)
+
 
 cdef inline bint may_send_queued(const State* s) noexcept nogil:
     """A client's first flight may go out before WELCOME, section 4; a server waits for HELLO."""

@@ -34,18 +34,20 @@ cdef void queue_init(SendQueue* queue, Pool* pool) noexcept nogil:
 
 
 cdef void queue_destroy(SendQueue* queue) noexcept nogil:
-    """Frees everything but the Python objects, which are then in `released`, to be dropped."""
-    cdef Piece* piece = queue.first
-    while piece is not NULL:
-        if piece.block is not NULL:
-            block_release(piece.block)
-        if piece.held is not NULL:
-            held_release(queue, piece.held)
-        if piece.message is not NULL:
-            outgoing_free(queue, piece.message)
-        piece = piece.next
+    """Frees everything but the Python objects, which are then in `released`, to be dropped. The
+    queue is empty then, though what was in it was not acknowledged; its numbers stay.
+    """
+    while queue.first is not NULL:
+        drop_first(queue)
+    queue.written = NULL
+    queue.written_offset = 0
+    queue.taken = NULL
+    queue.taken_offset = 0
+    queue.mid_frame = False
+    queue.unwritten = 0
     if queue.block is not NULL:
         block_release(queue.block)
+        queue.block = NULL
     slab_destroy(&queue.pieces)
 
 

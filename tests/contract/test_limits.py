@@ -79,6 +79,12 @@ def resident() -> int:
     return int(line.split()[1]) * 1024
 
 
+def held_by_sessions() -> int:
+    """What is in use of the memory that sessions have, in bytes."""
+    stats = block_pool().stats()
+    return stats["allocated_bytes"] - stats["free_bytes"]
+
+
 TIMES = 2 if "ASAN_OPTIONS" in os.environ else 1
 """A sanitizer keeps what was freed, for a while."""
 
@@ -263,6 +269,40 @@ class TestMemory:
             counted = block_pool().stats()["counted_bytes"]
             assert counted <= 20 * MIB
             assert resident() - before < 64 * MIB * TIMES
+
+    @pytest.mark.parametrize("ended_here", [False, True])
+    def test_of_a_session_that_is_over(self, ended_here: bool, link: str) -> None:
+        """While its connections are held here, only what can be received is kept."""
+        options = {"session_timeout": 0, "connection_credit": 4 * MIB, "link": link}
+        with tcpconn.listen(ANY, **options) as listener, RawPeer(listener.address) as peer:
+            before = held_by_sessions()
+            for route in (1, 2):
+                peer.open(route)
+            accepted = [listener.accept(PATIENCE) for _ in range(2)]
+            [multiplexer] = listener.multiplexers
+            # To be sent, and never acknowledged: small and large messages, copied and referenced.
+            for connection in accepted:
+                connection.send(noise(100), PATIENCE)
+                connection.send(bytearray(MIB), PATIENCE)
+            # One to be received, and one that stops in the middle of a chunk.
+            said = peer.writer.whole(2, b"to be received")
+            said += b"".join(peer.writer.chunks(1, noise(4 * MIB), 128 * KIB)[:12])[: -64 * KIB]
+            peer.say(said)
+            wait_until(lambda: multiplexer.stats().bytes_received >= len(said), "it does not come")
+            assert held_by_sessions() - before > MIB
+            if ended_here:
+                multiplexer.abort()
+            else:
+                peer.close()
+            wait_until(lambda: not listener.multiplexers, "the link is not let go of")
+            assert accepted[1].receive(PATIENCE) == b"to be received"
+            assert held_by_sessions() <= before
+            for connection in accepted:
+                assert connection.multiplexer.stats().queued_bytes == 0
+                with pytest.raises((tcpconn.LinkLost, tcpconn.ConnectionClosed)):
+                    connection.flush(PATIENCE)
+                with pytest.raises((tcpconn.LinkLost, tcpconn.ConnectionClosed)):
+                    connection.receive(PATIENCE)
 
     def test_who_breaks_a_rule_leaves_nothing_to_be_accepted(self, link: str) -> None:
         """Else such peers could have more and more of it held here."""
