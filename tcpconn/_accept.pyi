@@ -13,13 +13,15 @@ class AcceptQueue(Acceptor):
     Thread-safe.
     """
 
-    def next(self, kind: type[_Kind], timeout: float | None = None) -> _Kind | None:
-        """The next connection, as an object of class `kind`.
+    def next(
+        self, kind: type[_Kind], timeout: float | None = None, asks: bool = True
+    ) -> _Kind | None:
+        """The next connection, as an object of class `kind`; `asks` as in `accept_endpoint`.
 
         None when the time (seconds) is over or the queue is closed.
         """
 
-    def take(self, kind: type[_Kind], engine: Engine) -> _Kind | None:
+    def take(self, kind: type[_Kind], engine: Engine, asks: bool) -> _Kind | None:
         """A connection of an engine that was in the line; it lines up again if it has more."""
 
     def holds_ended(self, engine: Engine) -> bool:

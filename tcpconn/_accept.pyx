@@ -169,8 +169,8 @@ cdef class AcceptQueue(Acceptor):
             self.lined_up()
         return 0
 
-    def next(self, kind, timeout=None):
-        """The next connection, as an object of class `kind`.
+    def next(self, kind, timeout=None, bint asks=True):
+        """The next connection, as an object of class `kind`; `asks` as in `accept_endpoint`.
 
         None when the time (seconds) is over or the queue is closed.
         """
@@ -183,7 +183,7 @@ cdef class AcceptQueue(Acceptor):
                 engine = self.pop()
                 if engine is None:
                     break
-                endpoint = self.take(kind, engine)
+                endpoint = self.take(kind, engine, asks)
                 if endpoint is not None:
                     return endpoint
             if self.closed:
@@ -199,11 +199,11 @@ cdef class AcceptQueue(Acceptor):
                 self.sleep(microseconds)
             PyErr_CheckSignals()
 
-    def take(self, kind, Engine engine):
+    def take(self, kind, Engine engine, bint asks):
         """One connection of an engine that was in the line; it lines up again if it has more."""
         try:
             if not has_broken_a_rule(engine):
-                return accept_endpoint(kind, engine, 0)
+                return accept_endpoint(kind, engine, 0, asks)
         except TcpconnError:
             pass                        # gone, and nothing left of it
         finally:

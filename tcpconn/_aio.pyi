@@ -132,7 +132,9 @@ class AsyncEndpoint(Endpoint):
         """Waits until the peer has acknowledged all that was sent here, or all is over."""
 
 async def accept_async(kind: type[_Kind], engine: Engine) -> _Kind:
-    """The next connection that the peer opens, of class `kind`. Raises why there will be none."""
+    """The next connection that the peer opens, of class `kind`, about which nobody was asked yet.
+    Raises why there will be none.
+    """
 
 async def ping_async(engine: Engine) -> float:
     """A round trip through the peer's session, in seconds, smoothed. Raises the end."""

@@ -601,10 +601,12 @@ cdef class AsyncEndpoint(Endpoint):
 # What concerns the whole session
 
 async def accept_async(kind, Engine engine):
-    """The next connection that the peer opens, of class `kind`. Raises why there will be none."""
+    """The next connection that the peer opens, of class `kind`, about which nobody was asked yet.
+    Raises why there will be none.
+    """
     herald_of(engine).check()
     while True:
-        endpoint = accept_endpoint(kind, engine, 0)
+        endpoint = accept_endpoint(kind, engine, 0, False)
         if endpoint is not None:
             return endpoint
         await settled(engine, WANT_CONNECTION, 0)

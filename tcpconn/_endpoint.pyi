@@ -80,11 +80,28 @@ def open_endpoint(
     Raises why not.
     """
 
-def accept_endpoint(kind: type[_Kind], engine: Engine, timeout: float | None = 0) -> _Kind | None:
+def accept_endpoint(
+    kind: type[_Kind], engine: Engine, timeout: float | None = 0, asks: bool = True
+) -> _Kind | None:
     """The next connection that the peer opened, of class `kind`; None if there is none in time.
 
-    Those that the option `authorize` refuses are passed over.
+    Those that the option `authorize` refuses are passed over. Without `asks`, that is still to be
+    found out: `ask` and `let_in` come before any use.
     """
+
+def is_in_question(endpoint: Endpoint) -> bool:
+    """Whether `authorize` is to be asked about a connection that was just accepted."""
+
+def ask(endpoint: Endpoint) -> object:
+    """What `authorize` answers about a connection."""
+
+def let_in(endpoint: Endpoint, wanted: object, error: BaseException | None = None) -> bool:
+    """A connection about which was asked is let in, or refused. Whether it is `wanted`; `error` is
+    why nobody knows.
+    """
+
+def is_authorized(endpoint: Endpoint) -> bool:
+    """Asks `authorize` about a connection, and refuses what it does not want, or fails at."""
 
 def refuse_endpoint(endpoint: Endpoint) -> None:
     """Gives back a connection that was just accepted: a limit was reached."""

@@ -30,8 +30,10 @@ import os
 import uuid
 
 from tcpconn import errors
+from tcpconn.grumbling import Warnings
 
 logger = logging.getLogger("tcpconn")
+failures = Warnings(logger)
 
 
 cdef enum:
@@ -424,10 +426,11 @@ def open_endpoint(kind, Engine engine, bytes id=None, int priority=-1):
     raise MemoryError
 
 
-def accept_endpoint(kind, Engine engine, timeout=0):
+def accept_endpoint(kind, Engine engine, timeout=0, bint asks=True):
     """The next connection that the peer opened, of class `kind`; None if there is none in time.
 
-    Those that the option `authorize` refuses are passed over.
+    Those that the option `authorize` refuses are passed over. Without `asks`, that is still to be
+    found out: `ask` and `let_in` come before any use.
     """
     cdef Endpoint endpoint
     cdef Conn* conn = NULL
@@ -442,8 +445,11 @@ def accept_endpoint(kind, Engine engine, timeout=0):
             endpoint = <Endpoint> kind.__new__(kind)
             endpoint.engine = engine
             endpoint.conn = conn
-            if engine.session.options.authorize is not None and not is_authorized(endpoint):
-                continue
+            if engine.session.options.authorize is not None:
+                if not asks:
+                    return endpoint
+                if not is_authorized(endpoint):
+                    continue
             endpoint.own()
             return endpoint
         if engine.is_over:
@@ -457,27 +463,57 @@ def accept_endpoint(kind, Engine engine, timeout=0):
             limit = <int64_t> (deadline - now) if now < deadline else 0
 
 
-cdef bint is_authorized(Endpoint endpoint) except -1:
-    """Asks `authorize`, without a lock; refuses what it does not want, or fails at."""
+def is_in_question(Endpoint endpoint):
+    """Whether `authorize` is to be asked about a connection that was just accepted."""
+    return endpoint.engine.session.options.authorize is not None
+
+
+def ask(Endpoint endpoint):
+    """What `authorize` answers about a connection. Without a lock."""
     cdef Engine engine = endpoint.engine
-    wanted = False
-    try:
-        wanted = engine.session.options.authorize(
-            engine.peer_address, engine.peer_certificate, endpoint.id
+    return engine.session.options.authorize(
+        engine.peer_address, engine.peer_certificate, endpoint.id
+    )
+
+
+def let_in(Endpoint endpoint, wanted, error=None):
+    """A connection about which was asked is let in, or refused. Whether it is `wanted`; `error` is
+    why nobody knows.
+    """
+    peer = endpoint.engine.peer_address
+    if wanted:
+        endpoint.own()
+        return True
+    endpoint.refuse(CODE_REFUSED)
+    if error is None:
+        logger.info("connection %s of %s is refused", endpoint.id, peer)
+    else:
+        failures.warn(
+            "connection %s of %s is refused: authorize failed: %r", endpoint.id, peer, error
         )
+        logger.debug("authorize failed", exc_info=error)
+    return False
+
+
+def is_authorized(Endpoint endpoint):
+    """Asks `authorize` about a connection, and refuses what it does not want, or fails at."""
+    wanted, failure = False, None
+    if not is_in_question(endpoint):
+        return True
+    try:
+        wanted = ask(endpoint)
         if hasattr(wanted, "__await__"):
             answer, wanted = wanted, False
-            raise TypeError(f"authorize has answered with something to be awaited: {answer!r}")
-        if not wanted:
-            logger.info("connection %s of %s is refused", endpoint.id, engine.peer_address)
-    except Exception:
-        logger.exception(
-            "connection %s of %s is refused: authorize failed", endpoint.id, engine.peer_address
-        )
-    finally:
-        if not wanted:
-            endpoint.refuse(CODE_REFUSED)
-    return wanted
+            failure = TypeError(f"its answer is to be awaited, by tcpconn.aio alone: {answer!r}")
+            if hasattr(answer, "close"):
+                answer.close()          # a coroutine, which nobody will await
+        wanted = bool(wanted)
+    except Exception as error:
+        wanted, failure = False, error
+    except BaseException:
+        let_in(endpoint, False)
+        raise
+    return let_in(endpoint, wanted, failure)
 
 
 def refuse_endpoint(Endpoint endpoint):

@@ -566,10 +566,10 @@ cdef class LoopQueue(AcceptQueue):
         if self.herald.accept_soon():
             self.herald.signal()
 
-    def take(self, kind, Engine engine):
+    def take(self, kind, Engine engine, bint asks):
         """One connection of an engine that was in the line; it lines up again if it has more."""
         tie(engine, self.herald)
-        return AcceptQueue.take(self, kind, engine)
+        return AcceptQueue.take(self, kind, engine, asks)
 
     def close(self):
         """Nothing comes any more."""

@@ -173,8 +173,10 @@ class Options:
     authorize: Callable[[str, dict[str, Any] | None, UUID], object] | None = None
     """Asked about each connection that the peer opens, before it is accepted: the peer's address,
     its certificate (see `Multiplexer.peer_certificate`) and the connection's id. What is false, or
-    an exception, refuses it. Runs in the thread that accepts, and keeps nobody else waiting but
-    those who wait for this thread. Not asked about an id that this side has opened itself."""
+    an exception, refuses it. Runs in the handler's thread or task of `serve`, where a slow answer
+    holds up nobody else; in that of `accept` otherwise. In `tcpconn.aio` it may be `async def`, and
+    must be where it has to wait for anything: a function that blocks holds up its event loop. Not
+    asked about an id that this side has opened itself."""
 
     def __post_init__(self) -> None:
         self._check_int("max_message_size", 64 * KIB, _CEILING)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tcpconn._accept import AcceptQueue
-from tcpconn._endpoint import Endpoint, refuse_endpoint
+from tcpconn._endpoint import Endpoint, is_authorized, refuse_endpoint
 from tcpconn.addresses import Address, describe, parse_address, resolve, sockaddr_of
 from tcpconn.admission import Admission, Places
 from tcpconn.connection import Connection
@@ -237,6 +237,11 @@ class Listener(Listening):
             raise Timeout(f"nobody opened a connection to {self.address} within {timeout} s")
         return connection
 
+    def take(self) -> Connection | None:
+        """The next one, about which `authorize` was not asked; None once the listener is closed."""
+        connection: Connection | None = self._queue.next(Connection, None, False)
+        return connection
+
     def __iter__(self) -> Iterator[Connection]:
         while True:
             try:
@@ -300,7 +305,7 @@ class Server:
         return self.listener.address
 
     def _run(self) -> None:
-        for connection in self.listener:
+        while (connection := self.listener.take()) is not None:
             reason = self._begin(connection)
             if reason is not None:
                 refuse(connection, reason, self._crowding)
@@ -331,6 +336,8 @@ class Server:
 
     def _handle(self, connection: Connection) -> None:
         try:
+            if not is_authorized(connection):  # here, where it holds up nobody else
+                return
             with connection:
                 self._handler(connection)
         except ConnectionError as error:

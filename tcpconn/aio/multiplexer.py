@@ -13,6 +13,7 @@ from tcpconn import multiplexer as blocking
 from tcpconn._aio import accept_async, ping_async
 from tcpconn._driver import Driver
 from tcpconn._loop import tie
+from tcpconn.aio.asking import Asking
 from tcpconn.aio.connection import Connection
 from tcpconn.aio.loops import Opening, Presence, in_thread, presence
 from tcpconn.errors import ConnectionClosed
@@ -62,6 +63,7 @@ class Multiplexer(SessionFacts):
     def _hold(self, inner: blocking.Multiplexer, here: Presence) -> None:
         tie(inner.key, here.herald)
         self._inner = inner
+        self._asking = Asking()
         _known[inner.key] = self
 
     async def _begin(self) -> Self:
@@ -99,7 +101,12 @@ class Multiplexer(SessionFacts):
         """
         if not self._inner.accepts:
             raise ConnectionClosed("connections of this multiplexer are accepted by its listener")
-        connection: Connection = await accept_async(Connection, self.key)
+        if self._inner.options.authorize is None:
+            connection: Connection = await accept_async(Connection, self.key)
+        else:
+            connection = await self._asking.accept(
+                lambda: accept_async(Connection, self.key), lambda: None
+            )
         connection._keeps = self._inner
         return connection
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from tcpconn._loop import LoopQueue, tie
 from tcpconn.admission import Places
+from tcpconn.aio.asking import Asking, is_authorized
 from tcpconn.aio.connection import Connection
 from tcpconn.aio.loops import Closing, Opening, in_thread, presence
 from tcpconn.aio.multiplexer import Multiplexer
@@ -35,6 +36,7 @@ class Listener(Closing):
         herald = presence().herald
         self._loop = herald.loop
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._asking = None if options.authorize is None else Asking()
         self._queue = LoopQueue(herald, self._wake)
 
         def begun(multiplexer: BlockingMultiplexer) -> None:
@@ -71,9 +73,19 @@ class Listener(Closing):
         """The next connection that a peer opened. Raises `ConnectionClosed` once the listener is
         closed. When it is cancelled, no connection is lost.
         """
+        if self._asking is not None:
+            asking = self._asking
+            return await asking.accept(lambda: self.take(asking), self._wake)
+        connection: Connection = await self.take()
+        return connection
+
+    async def take(self, asking: Asking | None = None) -> Any:
+        """The next one, about which `authorize` was not asked; None when `asking` has one."""
         presence().herald.check_loop(self._loop)
         while True:
-            connection: Connection | None = self._queue.next(Connection, 0)
+            if asking:
+                return None
+            connection: Connection | None = self._queue.next(Connection, 0, False)
             if connection is not None:
                 if self._waiting:
                     self._wake()  # there may be more
@@ -119,6 +131,8 @@ class Listener(Closing):
                 if not waiting.done():
                     waiting.set_result(None)
             self._waiting.clear()
+            if self._asking is not None:
+                self._asking.close()
 
     def __repr__(self) -> str:
         return repr(self._links).replace("<", "<aio.", 1)
@@ -164,7 +178,11 @@ class Server(Closing):
         return self.listener.address
 
     async def _run(self) -> None:
-        async for connection in self.listener:
+        while True:
+            try:
+                connection = await self.listener.take()
+            except ConnectionClosed:
+                return
             reason = self._places.take(connection.engine)
             if reason is not None:
                 refuse(connection, reason, self._crowding)
@@ -175,6 +193,8 @@ class Server(Closing):
 
     async def _handle(self, connection: Connection) -> None:
         try:
+            if not await is_authorized(connection):
+                return
             async with connection:
                 await self._handler(connection)
         except ConnectionError as error:

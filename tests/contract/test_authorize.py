@@ -27,6 +27,12 @@ OVER_TLS = True
 SHELLS = "many"
 
 
+@pytest.fixture(autouse=True)
+def _no_warning_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is logged, whatever was before."""
+    monkeypatch.setattr("tcpconn._endpoint.failures._quiet_until", 0.0)
+
+
 def knock(connection: tcpconn.Connection, message: bytes = b"let me in") -> None:
     """Sends, unless it is refused already."""
     with contextlib.suppress(tcpconn.ConnectionReset):
@@ -109,6 +115,31 @@ def test_an_exception(link: str, caplog: pytest.LogCaptureFixture) -> None:
     assert "the list of friends is lost" in caplog.text
 
 
+def test_exceptions_do_not_fill_the_log(link: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever can make it fail could else write there as much as they like."""
+    caplog.set_level(logging.DEBUG, "tcpconn")
+
+    def authorize(*_: Any) -> bool:
+        raise RuntimeError("the list of friends is lost")
+
+    with (
+        tcpconn.serve(echo, ANY, link=link, authorize=authorize) as server,
+        tcpconn.ConnectionPool(link=link) as pool,
+    ):
+        for _ in range(20):
+            connection = pool.connect(server.address)
+            knock(connection)
+            refused(connection)
+            connection.close()
+    said = [record for record in caplog.records if "authorize failed" in record.message]
+    loud = [record for record in said if record.levelno > logging.DEBUG]
+    assert [record.levelno for record in loud] == [logging.WARNING]
+    assert "the list of friends is lost" in loud[0].message
+    assert not loud[0].exc_info
+    assert len([record for record in said if record.exc_info]) == 20
+
+
+@pytest.mark.blocking("in a loop, the answer may be awaited")
 def test_a_coroutine_is_no_yes(link: str, caplog: pytest.LogCaptureFixture) -> None:
     class Awaitable:
         def __await__(self) -> Iterator[None]:
@@ -167,10 +198,10 @@ def test_one_that_has_closed_already(link: str) -> None:
 def test_a_slow_answer_holds_up_nobody_who_is_in(link: str) -> None:
     """What the reader of the link does for others does not wait for it."""
     asked, go_on = threading.Event(), threading.Event()
-    friend = uuid.uuid4()
+    friend, friend_too = uuid.uuid4(), uuid.uuid4()
 
     def authorize(address: str, certificate: object, id: uuid.UUID) -> bool:
-        if id != friend:
+        if id not in (friend, friend_too):
             asked.set()
             assert go_on.wait(PATIENCE)
         return True
@@ -188,6 +219,10 @@ def test_a_slow_answer_holds_up_nobody_who_is_in(link: str) -> None:
             for number in range(100):
                 inside.send(b"%d" % number)
                 assert inside.receive(PATIENCE) == b"%d" % number
+            # Nor anybody who comes.
+            with pool.connect(server.address, friend_too) as second:
+                second.send(b"and hello")
+                assert second.receive(PATIENCE) == b"and hello"
             go_on.set()
             assert outside.receive(PATIENCE) == b"hello, too"
 
