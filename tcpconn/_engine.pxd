@@ -40,6 +40,7 @@ cdef enum Due:                  # to be done as soon as the lock is released
     DUE_SHUT = 8
     DUE_ACCEPT = 16
     DUE_TELL = 32               # an event loop has been given something to look at
+    DUE_UNPARK = 64
 
 cdef enum Watched:              # by the flusher
     WATCHED_NOT
@@ -62,7 +63,8 @@ cdef struct Waiter:             # lives on its thread's stack, or in an object t
     uint32_t renewals           # of the session, as the wait began
     PyThread_type_lock parker
     bint parked
-    bint woken
+    bint woken                  # it is, or will be as soon as the lock is released
+    Waiter* woken_next          # the engine's list of those
     bint reader                 # it has the role
     void* told_by               # not a thread's: the object that its loop is to be told of
     Waiter* told_next           # the herald's list, and whether it is in it
@@ -133,6 +135,7 @@ cdef class Engine:
     cdef int due                # Due
     cdef Waiter* first          # all waiters
     cdef Waiter* last
+    cdef Waiter* woken          # those to be unparked
     cdef uint32_t others        # those that want something else than a message
     cdef PyThread_type_lock[PARKERS] parkers
     cdef uint32_t parker_count
@@ -180,6 +183,7 @@ cdef class Engine:
     cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef void dispatch(self) noexcept nogil
     cdef void wake(self, Waiter* waiter) noexcept nogil
+    cdef void unpark_later(self, Waiter* waiter) noexcept nogil
     cdef void wake_receivers(self, Conn* conn) noexcept nogil
     cdef void wake_others(self) noexcept nogil
     cdef void take_role(self, Waiter* waiter) noexcept nogil

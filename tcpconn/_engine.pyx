@@ -134,6 +134,15 @@ cdef int64_t as_timeout(object seconds) except? -2:
     return <int64_t> (min(value, <double> LONGEST_WAIT_S) * 1e9)
 
 
+cdef void unpark(Waiter* waiter) noexcept nogil:
+    """Those that were woken. Without the lock: each may be gone as soon as it is unparked."""
+    cdef Waiter* following
+    while waiter is not NULL:
+        following = waiter.woken_next
+        PyThread_release_lock(waiter.parker)
+        waiter = following
+
+
 cdef class Service:
     cdef void look(self, Engine engine) noexcept nogil:
         """Visit this engine soon."""
@@ -193,8 +202,16 @@ cdef class Engine:
         """Releases the lock, and does what became due under it."""
         cdef int due = self.due
         cdef bint unserved, released
+        cdef Waiter* woken
         if due == 0:
             tc_mutex_unlock(&self.s.lock)
+            return
+        woken = self.woken
+        self.woken = NULL
+        if due == DUE_UNPARK:
+            self.due = 0
+            tc_mutex_unlock(&self.s.lock)
+            unpark(woken)
             return
         # Once the keeper has let go of it, nobody may ask it to look.
         unserved = self.unserved
@@ -202,6 +219,7 @@ cdef class Engine:
         self.due = 0
         self.outside += 1
         tc_mutex_unlock(&self.s.lock)
+        unpark(woken)
         if due & DUE_WAKE_READER:
             self.link.wake()
         if due & DUE_SHUT:
@@ -498,8 +516,10 @@ cdef class Engine:
         self.lock()
         waiter.parked = False
         if waiter.woken and status != PY_LOCK_ACQUIRED:
-            # Woken just then: take it, so that it is locked again.
+            # Woken just then: take it, so that it is locked again, and nobody comes to release it.
+            self.unlock()
             PyThread_acquire_lock(waiter.parker, 1)
+            self.lock()
             status = PY_LOCK_ACQUIRED
         if status == PY_LOCK_ACQUIRED:
             return WAITED_READY
@@ -516,8 +536,17 @@ cdef class Engine:
                 self.due |= DUE_WAKE_READER
             self.stirred = True
         elif waiter.parked and not waiter.woken:
-            waiter.woken = True
-            PyThread_release_lock(waiter.parker)
+            self.unpark_later(waiter)
+
+    cdef void unpark_later(self, Waiter* waiter) noexcept nogil:
+        """Unparks a waiter once the lock is released, which is the first thing that it will want.
+
+        Until then it stays where it is: who was woken does not go on before.
+        """
+        waiter.woken = True
+        waiter.woken_next = self.woken
+        self.woken = waiter
+        self.due |= DUE_UNPARK
 
     cdef void wake_receivers(self, Conn* conn) noexcept nogil:
         """One waiter for each unread message, or all when there will be no more."""
@@ -594,9 +623,8 @@ cdef class Engine:
                 waiter.parked and not waiter.woken and not self.looped
                 and self.needs_reader(waiter)
             ):
-                waiter.woken = True
                 self.take_role(waiter)
-                PyThread_release_lock(waiter.parker)
+                self.unpark_later(waiter)
                 return
             waiter = waiter.next
         if self.s.paused:

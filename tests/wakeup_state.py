@@ -16,6 +16,7 @@ from collections.abc import Callable
 RULES = (
     "a waiter looks under the lock under which it parks",
     "a waiter looks again when it has been woken",
+    "who is to be unparked waits for that though its time is over",
     "a reader that leaves passes the role on",
     "a writer that leaves passes the role on",
     "the keeper looks when the kernel is full",
@@ -251,8 +252,8 @@ class Wakeups:
         for index in self.waiters:
             thread = self.threads[index]
             if thread.parked and not thread.woken and self.needs_reader(thread):
-                thread.woken = thread.signalled = True
                 self.take_role(thread)
+                self.unpark_later(thread)
                 return
         if self.blocked and self.has("the keeper looks when the kernel is full"):
             self.becomes_due("look")
@@ -264,7 +265,12 @@ class Wakeups:
                 self.becomes_due("wake_reader")
             self.stirred = True
         elif thread.parked and not thread.woken:
-            thread.woken = thread.signalled = True
+            self.unpark_later(thread)
+
+    def unpark_later(self, thread: Thread) -> None:
+        """Unparks a waiter once the lock is released."""
+        thread.woken = True
+        self.becomes_due(f"unpark {self.threads.index(thread)}")
 
     def wake_receivers(self, connection: str) -> None:
         """One waiter for each unread message."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from wakeup_state import RULES, Thread, Wakeups, locked, unlocked, waits
+from wakeup_state import BLOCKS, RULES, Block, Thread, Wakeups, locked, unlocked, waits
 
 __all__ = ["RULES", "Wakeups"]
 
 READ, WRITE = 1, 2
+MOST_USERS = 4
 
 
 # What became due
@@ -22,6 +23,21 @@ def wake_reader(model: Wakeups, thread: Thread) -> None:
 @unlocked
 def shut(model: Wakeups, thread: Thread) -> None:
     wake_reader(model, thread)
+
+
+def unparks(number: int) -> Block:
+    """A block that unparks a thread, which must not have gone."""
+
+    def unpark_it(model: Wakeups, thread: Thread) -> None:
+        woken = model.threads[number]
+        model.wrong |= "unpark" not in woken.stack
+        woken.signalled = True
+
+    return unpark_it
+
+
+for each_user in range(MOST_USERS):
+    BLOCKS[f"unpark {each_user}"] = unparks(each_user)
 
 
 @unlocked
@@ -76,12 +92,18 @@ def sleep(model: Wakeups, thread: Thread) -> None:
 def unpark(model: Wakeups, thread: Thread) -> None:
     thread.parked = False
     if thread.woken and not thread.result:
-        assert thread.signalled
-        thread.signalled = False  # woken just then: it is taken, so that it is locked again
-        thread.result = "woken"
+        thread.result = "woken"  # just then
+        if model.has("who is to be unparked waits for that though its time is over"):
+            thread.stack += ("unpark", "unpark_comes")
+            return
     if thread.result and model.has("a waiter looks again when it has been woken"):
         thread.stack += ("wait_for",)
     thread.result = ""
+
+
+@waits(lambda model, thread: thread.signalled)
+def unpark_comes(model: Wakeups, thread: Thread) -> None:
+    thread.signalled = False
 
 
 @locked
