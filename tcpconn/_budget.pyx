@@ -23,7 +23,8 @@ messages could wait for each other.
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
-cdef uint64_t SECOND_NS = 1000000000
+from tcpconn._sync cimport SECOND_NS
+
 cdef uint64_t MOST = <uint64_t> 1 << 50     # so that no product passes 64 bits
 
 

@@ -40,6 +40,7 @@ from tcpconn._link cimport (
 from tcpconn._receive cimport received, targets, unpost
 from tcpconn._routes cimport conn_release, next_event, state_lost
 from tcpconn._send cimport (
+    SPANS,
     WAIT_ACK,
     WAIT_CREDIT,
     WAIT_LINK,
@@ -76,7 +77,6 @@ from tcpconn import errors
 
 
 cdef enum:
-    SPANS = 64
     # Sends that follow each other this closely, without the sender having waited for a message in
     # between, are a stream once there were so many: longer than a send takes, shorter than any
     # round trip between two processes; and more than one would send as one request in pieces.

@@ -30,15 +30,15 @@ from tcpconn._send cimport (
     wants_write,
 )
 from tcpconn._state cimport *
+from tcpconn._sync cimport SECOND_NS
 from tcpconn._table cimport table_remove
 from tcpconn._wire cimport *
 
 from tcpconn._frame import peer_text
 
 cdef uint64_t FAR = <uint64_t> -1
-cdef uint64_t SECOND_NS = 1000000000
 # Who has a loan, while others wait for one, must go on by so much in this time.
-cdef uint64_t LOAN_NS = 2 * SECOND_NS
+cdef uint64_t LOAN_NS = 2 * <uint64_t> SECOND_NS
 cdef uint64_t LOAN_STEP = 2 * LOAN_RATE
 
 

@@ -19,6 +19,7 @@ from tcpconn._link cimport (
     READY_WRITE,
 )
 from tcpconn._sync cimport (
+    SECOND_NS,
     Span,
     tc_mutex_destroy,
     tc_mutex_init,
@@ -168,8 +169,8 @@ cdef class NativeLink(Link):
         descriptors[1].fd = self.waker
         descriptors[1].events = <short> POLLIN
         descriptors[1].revents = 0
-        limit.tv_sec = timeout // 1000000000
-        limit.tv_nsec = timeout % 1000000000
+        limit.tv_sec = timeout // SECOND_NS
+        limit.tv_nsec = timeout % SECOND_NS
         if least > 1:
             self.set_least(<int> least)
         result = ppoll(descriptors, 2, NULL if timeout < 0 else &limit, NULL)

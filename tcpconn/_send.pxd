@@ -6,6 +6,9 @@ from tcpconn._frame cimport Hello
 from tcpconn._state cimport Conn, Outgoing, Part, State
 from tcpconn._sync cimport Span
 
+cdef enum:
+    SPANS = 64                  # of one batch: what sendmsg takes without allocating in the kernel
+
 cdef enum Room:                 # what may be done with a message of a given size now
     ROOM_DIRECT                 # put it into the send queue
     ROOM_CUT                    # queue it whole; the scheduler cuts it

@@ -53,6 +53,7 @@ from tcpconn._send cimport (
     ROOM_ENDED,
     ROOM_LOST,
     ROOM_TOO_LARGE,
+    SPANS,
     keepalive_rate,
     prepare,
     send_ask,
@@ -72,9 +73,6 @@ from tcpconn._wire cimport *
 import os
 
 from tcpconn.options import Options
-
-cdef enum:
-    SPANS = 64                  # of one batch: what sendmsg takes without allocating in the kernel
 
 # What sections 5 and 9 tell a sender to keep to.
 cdef double RESETS_A_SECOND = 25

@@ -2,6 +2,9 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 
+cdef enum:
+    SECOND_NS = 1000000000
+
 
 cdef struct Span:               # memory to read into or write from; laid out like POSIX's iovec
     const uint8_t* data

@@ -18,17 +18,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tcpconn._frame import WIRE
 from tcpconn.addresses import describe
 from tcpconn.admission import Admission
 from tcpconn.authkey import prove_to_client
 from tcpconn.errors import AuthenticationError, TcpconnError, TlsError
 from tcpconn.grumbling import Warnings
-from tcpconn.handshake import Malformed, Resume, Steps, Stream, greeted, reject, socket_of
+from tcpconn.handshake import LIMIT, Malformed, Resume, Steps, Stream, greeted, reject, socket_of
 
 logger = logging.getLogger("tcpconn")
-
-LIMIT: int = WIRE["codes"]["LIMIT"]
 
 PAUSE_SECONDS = 0.1
 """Pause after `accept` failed for want of descriptors or memory, not to fail in a busy loop."""

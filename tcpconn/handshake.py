@@ -65,6 +65,9 @@ _LONGEST = WIRE["limits"]["max_hello_size"]
 UNKNOWN_SESSION: int = _CODES["UNKNOWN_SESSION"]
 """The code of a REJECT for a session that the server does not keep."""
 
+LIMIT: int = _CODES["LIMIT"]
+"""The code of a REJECT for one link too many."""
+
 LOST = "the link ended in mid-handshake"
 
 

@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable
 
 from tcpconn._driver import Driver
-from tcpconn._frame import WIRE
 from tcpconn._keeper import attach_link, make_link
 from tcpconn.addresses import Address, describe
 from tcpconn.dialling import dial
@@ -26,12 +25,19 @@ from tcpconn.errors import (
     Timeout,
     VersionMismatch,
 )
-from tcpconn.handshake import UNKNOWN_SESSION, Malformed, Rejected, Resume, resume, run, socket_of
+from tcpconn.handshake import (
+    LIMIT,
+    UNKNOWN_SESSION,
+    Malformed,
+    Rejected,
+    Resume,
+    resume,
+    run,
+    socket_of,
+)
 from tcpconn.options import Options
 
 logger = logging.getLogger("tcpconn")
-
-LIMIT: int = WIRE["codes"]["LIMIT"]
 
 PAUSE = 0.1
 """Seconds that the first pause takes at most; each further one may take twice as long."""
