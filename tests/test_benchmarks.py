@@ -566,15 +566,17 @@ class TestCommand:
         assert data["left_out"] == []
         assert [row["workload"] for row in data["results"]] == workloads
 
+    @pytest.mark.timeout(180)
     def test_what_grows_is_in_its_reports(self, tmp_path):
         kinds = ["json", "markdown"]
         if importlib.util.find_spec("matplotlib") is not None:
             kinds.append("html")
         files = {kind: tmp_path / f"report.{kind}" for kind in kinds}
         done = _harness(
-            *("--quick", "--round-seconds", "0.01"),
+            *("--quick", "--round-seconds", "0.01", "--most-seconds", "600"),
             *(part for name in SCALES for part in ("--only", name)),
             *(part for kind, path in files.items() for part in (f"--{kind}", str(path))),
+            timeout=150,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         data = json.loads(files["json"].read_text())
