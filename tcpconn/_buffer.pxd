@@ -8,7 +8,8 @@ from tcpconn._sync cimport tc_mutex
 cdef enum:
     SMALLEST_CLASS = 14         # 2**14 = 16 KiB: below that, memory is not worth keeping
     CLASSES = 7                 # up to 2**20 = 1 MiB; larger ones go back to the system at once
-    SLAB_ITEMS = 64             # records that a slab takes from the system at a time
+    SLAB_FIRST = 4              # records that a slab takes first: an idle link needs hardly more
+    SLAB_ITEMS = 64             # and then at a time
     SLAB_KEPT = 8192            # and that it keeps when none is in use any more
     BUDGET_UNIT = 65536
 

@@ -287,24 +287,31 @@ cdef void slab_init(Slab* slab, size_t item_size) noexcept nogil:
     slab.allocated = 0
 
 
-cdef void* slab_take(Slab* slab) noexcept nogil:
-    cdef SlabItem* chunk
+cdef bint slab_grow(Slab* slab) noexcept nogil:
+    """Whether there was memory for more."""
+    cdef size_t count = SLAB_FIRST if slab.allocated == 0 else SLAB_ITEMS
+    cdef SlabItem* chunk = <SlabItem*> PyMem_RawMalloc(ALIGNMENT + slab.item_size * count)
     cdef SlabItem* item
     cdef char* at
-    cdef int _
-    if slab.free is NULL:
-        chunk = <SlabItem*> PyMem_RawMalloc(ALIGNMENT + slab.item_size * SLAB_ITEMS)
-        if chunk is NULL:
-            return NULL
-        chunk.next = slab.chunks
-        slab.chunks = chunk
-        slab.allocated += SLAB_ITEMS
-        at = <char*> chunk + ALIGNMENT
-        for _ in range(SLAB_ITEMS):
-            item = <SlabItem*> at
-            item.next = slab.free
-            slab.free = item
-            at += slab.item_size
+    cdef size_t _
+    if chunk is NULL:
+        return False
+    chunk.next = slab.chunks
+    slab.chunks = chunk
+    slab.allocated += count
+    at = <char*> chunk + ALIGNMENT
+    for _ in range(count):
+        item = <SlabItem*> at
+        item.next = slab.free
+        slab.free = item
+        at += slab.item_size
+    return True
+
+
+cdef void* slab_take(Slab* slab) noexcept nogil:
+    cdef SlabItem* item
+    if slab.free is NULL and not slab_grow(slab):
+        return NULL
     item = slab.free
     slab.free = item.next
     slab.in_use += 1

@@ -4,8 +4,8 @@ None of them needs the GIL.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 from posix.time cimport timespec
 from posix cimport unistd
 
@@ -83,6 +83,7 @@ cdef extern from *:
 
 cdef enum:
     EVENTS_MOST = 64            # links reported by one wait
+    JOIN_MOST = 2048            # bytes that are sooner joined than given to the kernel as a vector
     UNWOKEN_NS = 10_000_000     # a wait that nobody can wake ends by itself
 
 
@@ -130,7 +131,16 @@ cdef class NativeLink(Link):
 
     cdef Py_ssize_t write(self, Span* spans, int count) noexcept nogil:
         cdef msghdr message
+        cdef uint8_t[JOIN_MOST] joined
+        cdef Span whole
         cdef Py_ssize_t result
+        if count == 2 and spans[0].length + spans[1].length <= JOIN_MOST:
+            memcpy(joined, spans[0].data, spans[0].length)
+            memcpy(joined + spans[0].length, spans[1].data, spans[1].length)
+            whole.data = joined
+            whole.length = spans[0].length + spans[1].length
+            spans = &whole
+            count = 1
         while True:
             if count == 1:
                 result = send(

@@ -1,5 +1,6 @@
 """What ties engines to an event loop."""
 
+from cpython.pystate cimport PyThreadState
 from libc.stdint cimport uint64_t
 
 from tcpconn._accept cimport AcceptQueue
@@ -11,7 +12,9 @@ from tcpconn._sync cimport tc_mutex
 cdef class LoopHerald(Herald):
     cdef readonly object loop
     cdef readonly bint left     # the loop is about to end
+    cdef object over            # a future with a result: what a task that goes on is told of
     cdef object seen            # what asyncio had noted of its thread when it was last looked at
+    cdef PyThreadState* driver  # the thread that drives a task just now, so it runs the loop
     cdef readonly set watches   # of the links that the loop waits for
     cdef set queues             # to be looked at when there is somebody to accept
     cdef tc_mutex mutex         # comes after a session's lock, and nothing comes after it

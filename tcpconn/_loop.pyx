@@ -13,6 +13,7 @@ without `add_reader`), the keeper goes on reading, and the herald brings the new
 
 cimport cython
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+from cpython.pystate cimport PyThreadState
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 
@@ -53,6 +54,7 @@ _running = asyncio._get_running_loop
 
 
 cdef extern from "Python.h":
+    PyThreadState* PyThreadState_Get()
     PyObject* PyThreadState_GetDict()
     PyObject* PyDict_GetItemWithError(PyObject* mapping, object key) except? NULL
 
@@ -75,6 +77,8 @@ cdef class LoopHerald(Herald):
     def __cinit__(self, loop):
         tc_mutex_init(&self.mutex)
         self.loop = loop
+        self.over = asyncio.Future(loop=loop)
+        self.over.set_result(None)
         self.watches = set()
         self.queues = set()
         self.budget = BUDGET
@@ -112,7 +116,10 @@ cdef class LoopHerald(Herald):
 
     cdef int check(self) except -1:
         """Raises `WrongLoop` unless this thread runs the loop."""
-        cdef PyObject* noted = noted_running()
+        cdef PyObject* noted
+        if self.driver is PyThreadState_Get() and not self.left:
+            return 0
+        noted = noted_running()
         if noted is not NULL and noted is <PyObject*> self.seen:
             return 0
         running = _running()
@@ -330,6 +337,8 @@ cdef class Wait:
 
     cdef int tell(self) except -1:
         """It is over: the task goes on, here and now."""
+        cdef LoopHerald herald = self.herald
+        cdef PyThreadState* driver
         self.end()
         callback = self.callback
         context = self.context
@@ -338,9 +347,12 @@ cdef class Wait:
         if callback is None:
             return 0
         PyContext_Enter(context)
+        driver = herald.driver
+        herald.driver = PyThreadState_Get()
         try:
-            callback(self)
+            callback(herald.over)
         finally:
+            herald.driver = driver
             PyContext_Exit(context)
         return 0
 
