@@ -88,10 +88,12 @@ cdef enum:
     LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
     # So long a reader tries again for the rest of a chunk before it sleeps: its sender is copying,
-    # on another core, and to sleep and be woken takes longer than that. Where it is of no use (a
-    # slow network, a single core), it is tried ever more seldom, down to one time in so many.
+    # on another core, and to sleep and be woken takes longer than that. Where neither all of it nor
+    # so much comes meanwhile (no network is as fast, nor is a sender who has to share our core), it
+    # is tried ever more seldom, down to one time in so many.
     REST_NS = 30000
-    REST_SELDOM = 128
+    REST_LEAST = 32768
+    REST_SELDOM = 16
     UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
     # A signal interrupts a system call, but not the way to the next one: how long the main thread,
     # where handlers run, may go without a look.
@@ -704,23 +706,32 @@ cdef class Engine:
         """Tries for the rest of a chunk that has begun, for as long as it is worth it. Whether
         something came, or there is something else to look at.
         """
+        cdef State* s = self.s
+        cdef uint64_t chunk = s.sequence
+        cdef uint64_t begun = s.bytes_received
         cdef uint64_t until
         if self.rest_pause > 0:
             self.rest_pause -= 1
             return False
         until = tc_now() + REST_NS
         while not self.blocked:         # else it is also for the kernel to take more
-            if self.read_once() or self.s.paused or self.stirred:
+            if not self.read_once():
+                self.unlock()
+                self.link.give_way()
+                self.lock()
+            if s.sequence != chunk or s.direct is NULL:
                 self.rest_missed = 0
                 return True
-            self.unlock()
-            self.link.give_way()
-            self.lock()
+            if s.paused or self.stirred or self.down:
+                return True
             if tc_now() >= until:
-                self.rest_missed = min(2 * self.rest_missed + 1, <uint32_t> REST_SELDOM - 1)
-                self.rest_pause = self.rest_missed
                 break
-        return False
+        if s.bytes_received - begun >= REST_LEAST:
+            self.rest_missed = 0
+        else:
+            self.rest_missed = min(2 * self.rest_missed + 1, <uint32_t> REST_SELDOM - 1)
+            self.rest_pause = self.rest_missed
+        return s.bytes_received != begun
 
     cdef bint read_once(self) noexcept nogil:
         """Takes in what is there, and tells everybody. The caller has the reader's role.
