@@ -208,6 +208,8 @@ class Listening:
                 multiplexer.drain(_left(deadline))
         for multiplexer in self.multiplexers:
             multiplexer.close(_left(deadline))
+        for multiplexer in self.detached:
+            multiplexer.abort()  # it has lost its link meanwhile
 
     def __repr__(self) -> str:
         if self._closed:

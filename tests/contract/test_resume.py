@@ -433,6 +433,40 @@ class TestLoss:
                 assert another.receive(PATIENCE) == b"y"
 
 
+@pytest.mark.blocking("it is the listener who closes")
+def test_a_link_that_is_lost_while_its_listener_closes(
+    link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can come back to that session either."""
+    options = {"link": link, "session_timeout": PATIENCE}
+    with (
+        contextlib.closing(tcpconn.listen(ANY, **options)) as listener,
+        tcpconn.ConnectionPool(link=link, session_timeout=0) as pool,
+        tcpconn.ConnectionPool(link=link, session_timeout=0) as other_pool,
+    ):
+        clients = [each.connect(listener.address) for each in (pool, other_pool)]
+        accepted = [listener.accept(PATIENCE) for _ in clients]
+        first, second = (multiplexer_of(connection) for connection in accepted)
+
+        def lose(multiplexer: tcpconn.Multiplexer) -> None:
+            break_link(multiplexer)
+            wait_until(lambda: multiplexer.detached, "its loss is not noticed")
+
+        abort = first.abort
+
+        def abort_and_lose_the_other() -> None:
+            abort()
+            lose(second)
+
+        monkeypatch.setattr(first, "abort", abort_and_lose_the_other)
+        lose(first)
+        listener.close()
+        assert first.closed
+        assert second.closed
+        for connection in clients:
+            connection.abort()
+
+
 class TestConnecting:
     def test_waits_for_the_link_that_is_being_made(self, link: str) -> None:
         with (
