@@ -1,13 +1,15 @@
 # cython: language_level=3, embedsignature=True, freethreading_compatible=True
-"""Counts what a process allocates through Python's allocators: raw, mem and obj.
+"""Counts what a process allocates through Python's allocators (raw, mem and obj) and tcpconn's own.
 
     start()                      # from here on, everything that any thread allocates counts
     calls, size = stop()         # how many allocations, and how many bytes they asked for
 
 An allocation is a malloc or calloc, or a realloc that grows (counted with the bytes it grew by). A
 large object's memory passes through two domains; it counts once. A block that a free list hands
-out again is no allocation. The raw domain is used without the GIL, so the counters are atomic.
+out again is no allocation. Memory is taken without the GIL too, so the counters are atomic.
 """
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
 
 cdef extern from *:
     """
@@ -23,9 +25,10 @@ cdef extern from *:
     #define MOST_LIVE (SLOTS / 2)
     typedef struct { uintptr_t address; size_t size; } slot;
 
-    static PyMemAllocatorEx originals[3];
+    static PyMemAllocatorEx originals[4];
     static const PyMemAllocatorDomain domains[3] = {
         PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+    static PyMemAllocatorEx *own;       /* tcpconn's table of functions, if it has one */
     static slot *table;
     static size_t live;
     static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -135,12 +138,14 @@ cdef extern from *:
     HOOKS(0)
     HOOKS(1)
     HOOKS(2)
+    HOOKS(3)
 
     static int start_counting(void) {
-        static const PyMemAllocatorEx hooks[3] = {
+        static const PyMemAllocatorEx hooks[4] = {
             {NULL, malloc_0, calloc_0, realloc_0, free_0},
             {NULL, malloc_1, calloc_1, realloc_1, free_1},
-            {NULL, malloc_2, calloc_2, realloc_2, free_2}};
+            {NULL, malloc_2, calloc_2, realloc_2, free_2},
+            {NULL, malloc_3, calloc_3, realloc_3, free_3}};
         if (!table && !(table = malloc(SLOTS * sizeof(slot))))
             return -1;
         memset(table, 0, SLOTS * sizeof(slot));
@@ -155,20 +160,34 @@ cdef extern from *:
             hook.ctx = originals[n].ctx;
             PyMem_SetAllocator(domains[n], &hook);
         }
+        if (own) {
+            originals[3] = *own;
+            *own = hooks[3];
+        }
         return 0;
     }
 
     static void stop_counting(void) {
         for (int n = 0; n < 3; n++)
             PyMem_SetAllocator(domains[n], &originals[n]);
+        if (own)
+            *own = originals[3];
         installed = 0;
     }
     """
+    void* own
     int start_counting()
     void stop_counting()
     int installed
     unsigned long long allocation_calls
     unsigned long long allocation_bytes
+
+try:
+    from tcpconn import _memory
+except ImportError:                     # an older tcpconn, which used Python's alone
+    pass
+else:
+    own = PyCapsule_GetPointer(_memory.allocator, "tcpconn._memory.allocator")
 
 
 def start():

@@ -21,8 +21,7 @@ one session at a time that wants more than there is, the *senior*: else some tha
 messages could wait for each other.
 """
 
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
-
+from tcpconn._memory cimport memory_free, memory_take_zeroed
 from tcpconn._sync cimport SECOND_NS
 
 cdef uint64_t MOST = <uint64_t> 1 << 50     # so that no product passes 64 bits
@@ -149,14 +148,14 @@ cdef class Shares:
 
     def __cinit__(self, uint64_t budget, uint32_t links):
         self.budget = budget
-        self.loans = <Loan*> PyMem_RawCalloc(links + 1, sizeof(Loan))
+        self.loans = <Loan*> memory_take_zeroed(links + 1, sizeof(Loan))
         if self.loans is NULL:
             raise MemoryError
         self.sharing.links = links
         self.held = [0] * links
 
     def __dealloc__(self):
-        PyMem_RawFree(self.loans)
+        memory_free(self.loans)
 
     def take(self, link, uint64_t more, uint64_t missing=0, bint begun=False, uint64_t now=0):
         """Whether a session gets `more`. One that has `begun` messages, to which `missing` is

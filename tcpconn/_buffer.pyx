@@ -10,11 +10,11 @@ for as long as blocks of it are in use.
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memmove
 
 from tcpconn._budget cimport Claim, Loan, end_loan, may_take
+from tcpconn._memory cimport memory_free, memory_resize, memory_take, memory_take_zeroed
 from tcpconn._sync cimport (
     tc_atomic_add,
     tc_atomic_get,
@@ -56,7 +56,7 @@ cdef size_t block_size(size_t capacity) noexcept nogil:
 
 
 cdef Pool* pool_new(size_t max_bytes, size_t max_free_bytes) noexcept nogil:
-    cdef Pool* pool = <Pool*> PyMem_RawCalloc(1, sizeof(Pool))
+    cdef Pool* pool = <Pool*> memory_take_zeroed(1, sizeof(Pool))
     if pool is NULL:
         return NULL
     tc_mutex_init(&pool.lock)
@@ -75,14 +75,14 @@ cdef void free_list_clear(Pool* pool) noexcept nogil:
             pool.free[index] = block.next
             pool.allocated_bytes -= block.capacity
             pool.free_bytes -= block.capacity
-            PyMem_RawFree(block)
+            memory_free(block)
 
 
 cdef void pool_release(Pool* pool) noexcept nogil:
     if tc_atomic_add(&pool.references, -1) == 0:
         free_list_clear(pool)
         tc_mutex_destroy(&pool.lock)
-        PyMem_RawFree(pool)
+        memory_free(pool)
 
 
 cdef inline void place_data(Block* block) noexcept nogil:
@@ -183,7 +183,7 @@ cdef Block* block_acquire(Pool* pool, size_t capacity, const Claim* claim) noexc
         pool.acquired += 1
     unlock_counted(pool)
     if block is NULL:
-        block = <Block*> PyMem_RawMalloc(sizeof(Block) + ALIGNMENT + capacity)
+        block = <Block*> memory_take(sizeof(Block) + ALIGNMENT + capacity)
         if block is NULL:
             tc_mutex_lock(&pool.lock)
             pool.allocated_bytes -= capacity
@@ -217,7 +217,7 @@ cdef Block* block_grow(
     if block.size_class < 0 and reserve(block.pool, capacity - block.capacity, claim):
         # The system moves memory of this size by its page tables: nothing is copied.
         offset = <size_t> (block.data - <uint8_t*> block)
-        larger = <Block*> PyMem_RawRealloc(block, sizeof(Block) + ALIGNMENT + capacity)
+        larger = <Block*> memory_resize(block, sizeof(Block) + ALIGNMENT + capacity)
         if larger is NULL:
             unreserve(block.pool, capacity - block.capacity)
             return NULL
@@ -273,7 +273,7 @@ cdef void block_release(Block* block) noexcept nogil:
         pool.allocated_bytes -= capacity
     unlock_counted(pool)
     if block is not NULL:
-        PyMem_RawFree(block)
+        memory_free(block)
     pool_release(pool)
 
 
@@ -290,7 +290,7 @@ cdef void slab_init(Slab* slab, size_t item_size) noexcept nogil:
 cdef bint slab_grow(Slab* slab) noexcept nogil:
     """Whether there was memory for more."""
     cdef size_t count = SLAB_FIRST if slab.allocated == 0 else SLAB_ITEMS
-    cdef SlabItem* chunk = <SlabItem*> PyMem_RawMalloc(ALIGNMENT + slab.item_size * count)
+    cdef SlabItem* chunk = <SlabItem*> memory_take(ALIGNMENT + slab.item_size * count)
     cdef SlabItem* item
     cdef char* at
     cdef size_t _
@@ -331,7 +331,7 @@ cdef void slab_destroy(Slab* slab) noexcept nogil:
     while slab.chunks is not NULL:
         chunk = slab.chunks
         slab.chunks = chunk.next
-        PyMem_RawFree(chunk)
+        memory_free(chunk)
     slab.free = NULL
     slab.allocated = 0
 

@@ -504,8 +504,12 @@ cdef class Engine:
                 self.parker_count -= 1
                 waiter.parker = self.parkers[self.parker_count]
             else:
+                # That takes Python's memory, for which a hook may wait for the GIL: see _memory.
+                self.unlock()
                 waiter.parker = PyThread_allocate_lock()
                 PyThread_acquire_lock(waiter.parker, 0)
+                self.lock()
+                return WAITED_READY         # something may have happened meanwhile
         if deadline != 0:
             now = tc_now()
             if now >= deadline:

@@ -3,10 +3,10 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_RawFree
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
+from tcpconn._memory cimport memory_free
 from tcpconn._send cimport outgoing_new
 from tcpconn._sendqueue cimport Held, held_new, held_payload
 from tcpconn._state cimport *
@@ -82,5 +82,5 @@ cdef void unhold(Outgoing* message) noexcept:
         held = message.parts[message.count].held
         if held.object is not NULL:
             Py_DECREF(<object> <PyObject*> held.object)
-        PyMem_RawFree(held)
-    PyMem_RawFree(message)
+        memory_free(held)
+    memory_free(message)

@@ -7,7 +7,6 @@ hold the GIL only to let go of a link that has ended.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 
@@ -28,6 +27,7 @@ from tcpconn._engine cimport (
 )
 from tcpconn._frame cimport Fault, fault_set
 from tcpconn._link cimport READY_END, READY_READ, READY_WRITE, Link, Poller, StdlibPoller
+from tcpconn._memory cimport memory_free, memory_resize
 from tcpconn._resume cimport session_unlink
 from tcpconn._routes cimport state_fail
 from tcpconn._send cimport wants_write
@@ -216,7 +216,7 @@ cdef class Keeper(Service):
         self.threads = []
 
     def __dealloc__(self):
-        PyMem_RawFree(self.engines)
+        memory_free(self.engines)
         PyThread_free_lock(self.flusher_parker)
         tc_mutex_destroy(&self.mutex)
 
@@ -340,7 +340,7 @@ cdef class Keeper(Service):
             tc_mutex_unlock(&self.mutex)
             if not (<Engine> key).kept:
                 if self.count == self.capacity:
-                    larger = <void**> PyMem_RawRealloc(
+                    larger = <void**> memory_resize(
                         self.engines, (2 * self.capacity + 16) * sizeof(void*)
                     )
                     if larger is not NULL:

@@ -6,13 +6,13 @@ chunk has kept the record; and one that was not cut to its end is still in its c
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawFree
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tcpconn._frame cimport Header, load_header
+from tcpconn._memory cimport memory_free
 from tcpconn._sendqueue cimport (
     Held,
     Outgoing,
@@ -49,7 +49,7 @@ cdef class Leftover:
                     message = self.lost.cuts[index].first
                     self.lost.cuts[index].first = message.next
                     outgoing_free(&self.lost.queue, message)
-            PyMem_RawFree(self.lost.cuts)
+            memory_free(self.lost.cuts)
             self.lost.cuts = NULL
             self.lost.count = 0
             queue_destroy(&self.lost.queue)
@@ -57,7 +57,7 @@ cdef class Leftover:
                 held = self.lost.queue.released
                 self.lost.queue.released = held.next
                 Py_DECREF(<object> <PyObject*> held.object)
-                PyMem_RawFree(held)
+                memory_free(held)
             self.filled.release()
 
     cdef object walk(self):

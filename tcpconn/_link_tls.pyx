@@ -23,7 +23,6 @@ What was decrypted or received and not yet read is nothing that a wait on the so
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EIO, ENOMEM
@@ -39,6 +38,7 @@ from tcpconn._link cimport (
     Link,
     Poller,
 )
+from tcpconn._memory cimport memory_free, memory_take
 from tcpconn._sync cimport (
     Span,
     tc_mutex_destroy,
@@ -126,14 +126,14 @@ cdef class TlsLink(Link):
         self.unsent_size = <size_t> PyBytes_GET_SIZE(unsent)
         self.leftover = self.unsent_size > 0
         self.follow(<const uint8_t*> PyBytes_AS_STRING(begun), <size_t> PyBytes_GET_SIZE(begun))
-        self.received = <uint8_t*> PyMem_RawMalloc(RECEIVE)
-        self.gathered = <uint8_t*> PyMem_RawMalloc(RECORD)
+        self.received = <uint8_t*> memory_take(RECEIVE)
+        self.gathered = <uint8_t*> memory_take(RECORD)
         if self.received is NULL or self.gathered is NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        PyMem_RawFree(self.received)
-        PyMem_RawFree(self.gathered)
+        memory_free(self.received)
+        memory_free(self.gathered)
         tc_mutex_destroy(&self.order)
         tc_mutex_destroy(&self.state)
 

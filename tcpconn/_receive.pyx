@@ -10,7 +10,6 @@ moved out.
 Nothing here raises: what a peer does wrong becomes the session's fault, PROTOCOL.md section 10.
 """
 
-from cpython.mem cimport PyMem_RawMalloc
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memmove
 
@@ -47,6 +46,7 @@ from tcpconn._frame cimport (
     is_sequenced,
     load_header,
 )
+from tcpconn._memory cimport memory_take
 from tcpconn._routes cimport (
     assembly_ended,
     claim_of,
@@ -126,7 +126,7 @@ cdef void move_out_of_sparse(State* s) noexcept nogil:
 
 cdef bint move_out(State* s, Message* message) noexcept nogil:
     cdef Block* block = message.block
-    cdef uint8_t* data = <uint8_t*> PyMem_RawMalloc(<size_t> message.length + 1)
+    cdef uint8_t* data = <uint8_t*> memory_take(<size_t> message.length + 1)
     if data is NULL:
         return False            # it stays where it is; nothing is lost
     memcpy(data, message.data, <size_t> message.length)

@@ -8,10 +8,10 @@ that are open here keep their records, what is unread in them, and those who wai
 still to be sent is handed out (`Lost`); a connection's next user is told of it first.
 """
 
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
 from tcpconn._control cimport session_limits, session_start
+from tcpconn._memory cimport memory_free, memory_take, memory_take_zeroed
 from tcpconn._routes cimport (
     assembly_ended,
     conn_event,
@@ -107,13 +107,13 @@ cdef int session_lose(State* s, Lost* lost, const uint8_t* names) noexcept nogil
     cdef size_t index = 0
     cdef size_t count = s.connections
     cdef size_t refused = 0
-    cdef Conn** conns = <Conn**> PyMem_RawMalloc((count + s.in_routes.count + 1) * sizeof(Conn*))
-    cdef Cut* cuts = <Cut*> PyMem_RawCalloc(count + 1, sizeof(Cut))
+    cdef Conn** conns = <Conn**> memory_take((count + s.in_routes.count + 1) * sizeof(Conn*))
+    cdef Cut* cuts = <Cut*> memory_take_zeroed(count + 1, sizeof(Cut))
     cdef Node* node
     cdef size_t bucket = 0
     if conns is NULL or cuts is NULL:
-        PyMem_RawFree(conns)
-        PyMem_RawFree(cuts)
+        memory_free(conns)
+        memory_free(cuts)
         return -1
     node = table_next(&s.ids, &bucket, NULL)
     while node is not NULL:
@@ -144,7 +144,7 @@ cdef int session_lose(State* s, Lost* lost, const uint8_t* names) noexcept nogil
             cuts[lost.count].first = conns[index].outgoing_first
             lost.count += 1
         lose_conn(s, conns[index], names is not NULL)
-    PyMem_RawFree(conns)
+    memory_free(conns)
     lost.queue = s.queue
     queue_init(&s.queue, s.pool)
     s.queue.released = lost.queue.released

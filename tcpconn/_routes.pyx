@@ -4,7 +4,6 @@ A record lives as long as the session binds it (until both its routes are ended)
 stands for it. Every function here is called with the session's lock held.
 """
 
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memset
 
 from tcpconn._budget cimport Claim
@@ -24,6 +23,7 @@ from tcpconn._frame cimport (
     put_header,
     put_preface,
 )
+from tcpconn._memory cimport memory_free, memory_take
 from tcpconn._schedule cimport Turn, schedule_add, schedule_remove
 from tcpconn._sendqueue cimport outgoing_free
 from tcpconn._state cimport *
@@ -43,7 +43,7 @@ cdef enum:
 cdef Conn* conn_new(State* s, uint64_t high, uint64_t low) noexcept nogil:
     """A record that nobody knows yet, with one reference, the session's. NULL: out of memory."""
     # Not calloc, which takes several times as long.
-    cdef Conn* conn = <Conn*> PyMem_RawMalloc(sizeof(Conn))
+    cdef Conn* conn = <Conn*> memory_take(sizeof(Conn))
     if conn is NULL:
         return NULL
     memset(conn, 0, sizeof(Conn))
@@ -115,7 +115,7 @@ cdef void conn_release(State* s, Conn* conn) noexcept nogil:
     drop_unread(s, conn)
     drop_assembly(s, conn)
     outgoing_drop(s, conn)
-    PyMem_RawFree(conn)
+    memory_free(conn)
 
 
 # Events
@@ -310,7 +310,7 @@ cdef void message_free(State* s, Message* message) noexcept nogil:
         block_release(block)
     elif message.kind == MESSAGE_RAW:
         s.moved_bytes -= message.length
-        PyMem_RawFree(message.data)
+        memory_free(message.data)
     slab_give(&s.messages, message)
 
 

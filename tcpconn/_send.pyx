@@ -5,11 +5,11 @@ A small message goes into the send queue at once; a larger one, or one behind it
 is before it.
 """
 
-from cpython.mem cimport PyMem_RawMalloc
 from libc.string cimport memset
 
 from tcpconn._buffer cimport pool_is_tight
 from tcpconn._frame cimport Fault, Hello, fault_set, message_cost, put_header
+from tcpconn._memory cimport memory_take
 from tcpconn._rate cimport rate_take
 from tcpconn._routes cimport (
     check_over,
@@ -319,7 +319,7 @@ cdef Outgoing* outgoing_new(uint32_t parts) noexcept nogil:
     """A record with room for `parts`, and none of them yet. Needs no lock. NULL: out of memory."""
     cdef size_t size = sizeof(Outgoing) + parts * sizeof(Part)
     # Not calloc: for small sizes, which are nearly all, that takes several times as long.
-    cdef Outgoing* message = <Outgoing*> PyMem_RawMalloc(size)
+    cdef Outgoing* message = <Outgoing*> memory_take(size)
     if message is not NULL:
         memset(message, 0, size)
         message.parts = <Part*> (<uint8_t*> message + sizeof(Outgoing))

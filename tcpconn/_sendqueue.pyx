@@ -12,7 +12,6 @@ frames that are not in this queue (acks, credit) may be put before a batch, but 
 frame.
 """
 
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memset
 
 from tcpconn._buffer cimport (
@@ -23,6 +22,7 @@ from tcpconn._buffer cimport (
     slab_init,
     slab_take,
 )
+from tcpconn._memory cimport memory_free, memory_take
 from tcpconn._sync cimport tc_atomic_add
 from tcpconn._wire cimport HEADER_SIZE, load_u32
 
@@ -55,7 +55,7 @@ cdef void queue_destroy(SendQueue* queue) noexcept nogil:
 
 cdef Held* held_new(void* object, size_t payload) noexcept nogil:
     """Needs no lock. One reference, which is the caller's. NULL: out of memory."""
-    cdef Held* held = <Held*> PyMem_RawMalloc(sizeof(Held) + payload)
+    cdef Held* held = <Held*> memory_take(sizeof(Held) + payload)
     if held is not NULL:
         held.references = 1
         held.object = object
@@ -75,14 +75,14 @@ cdef void held_release(SendQueue* queue, Held* held) noexcept nogil:
         held.next = queue.released
         queue.released = held
         return
-    PyMem_RawFree(held)
+    memory_free(held)
 
 
 cdef void outgoing_free(SendQueue* queue, Outgoing* message) noexcept nogil:
     cdef uint32_t index
     for index in range(message.count):
         held_release(queue, message.parts[index].held)
-    PyMem_RawFree(message)
+    memory_free(message)
 
 
 # Adding

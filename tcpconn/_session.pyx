@@ -11,7 +11,6 @@ All memory of a session lives in its `State`; every access is made with `State.l
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -41,6 +40,7 @@ from tcpconn._lifecycle cimport (
     session_ping,
     session_tick,
 )
+from tcpconn._memory cimport memory_free, memory_take_zeroed
 from tcpconn._rate cimport rate_set
 from tcpconn._receive cimport received, take_message, targets
 from tcpconn._resume cimport session_lose, session_may_relink, session_relink, session_unlink
@@ -97,7 +97,7 @@ cdef class Session:
             options = Options()
         self.options = options
         self.blocks = default_block_pool() if blocks is None else blocks
-        s = <State*> PyMem_RawCalloc(1, sizeof(State))
+        s = <State*> memory_take_zeroed(1, sizeof(State))
         if s is NULL:
             raise MemoryError
         self.s = s
@@ -179,7 +179,7 @@ cdef class Session:
         table_destroy(&s.in_routes)
         table_destroy(&s.out_routes)
         tc_mutex_destroy(&s.lock)
-        PyMem_RawFree(s)
+        memory_free(s)
 
     cdef void drop_released(self):
         """Drops references to objects that acks have set free. Without the lock: runs any code."""
@@ -194,7 +194,7 @@ cdef class Session:
             held = chain
             chain = held.next
             Py_DECREF(<object> <PyObject*> held.object)
-            PyMem_RawFree(held)
+            memory_free(held)
 
     cdef Conn* find(self, bytes id) except NULL:
         cdef Cursor cursor = cursor_over(<const uint8_t*> PyBytes_AS_STRING(id), len(id))

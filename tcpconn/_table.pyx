@@ -1,7 +1,8 @@
 """Chained hash tables over 64-bit keys, guarded by their owner's lock."""
 
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport uint64_t
+
+from tcpconn._memory cimport memory_free, memory_take_zeroed
 
 cdef enum:
     FIRST_BUCKETS = 8           # most sessions have a handful of connections
@@ -13,21 +14,21 @@ cdef inline size_t bucket_of(const Table* table, uint64_t key) noexcept nogil:
 
 
 cdef int table_init(Table* table) noexcept nogil:
-    table.buckets = <Node**> PyMem_RawCalloc(FIRST_BUCKETS, sizeof(Node*))
+    table.buckets = <Node**> memory_take_zeroed(FIRST_BUCKETS, sizeof(Node*))
     table.mask = FIRST_BUCKETS - 1
     table.count = 0
     return 0 if table.buckets is not NULL else -1
 
 
 cdef void table_destroy(Table* table) noexcept nogil:
-    PyMem_RawFree(table.buckets)
+    memory_free(table.buckets)
     table.buckets = NULL
 
 
 cdef void grow(Table* table) noexcept nogil:
     cdef size_t size = table.mask + 1, index
     cdef Node** old = table.buckets
-    cdef Node** buckets = <Node**> PyMem_RawCalloc(2 * size, sizeof(Node*))
+    cdef Node** buckets = <Node**> memory_take_zeroed(2 * size, sizeof(Node*))
     cdef Node* node
     cdef Node* following
     cdef size_t place
@@ -43,7 +44,7 @@ cdef void grow(Table* table) noexcept nogil:
             node.next = buckets[place]
             buckets[place] = node
             node = following
-    PyMem_RawFree(old)
+    memory_free(old)
 
 
 cdef void table_add(Table* table, Node* node) noexcept nogil:

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "tcpconn"
 
 ORDER = [
     ["errors", "addresses", "options", "admission", "grumbling", "tls_errors"],
-    ["_sync", "_wire", "_rate"],
+    ["_memory", "_sync", "_wire", "_rate"],
     ["_budget"],
     ["_link", "_buffer", "_table", "_schedule"],
     ["_link_linux", "_link_tls", "_frame", "_sendqueue"],

@@ -77,6 +77,34 @@ connection.send(b"last words")
 raise SystemExit(3)
 """
 
+WATCHES_MEMORY = """
+import sys
+import threading
+import tracemalloc
+tracemalloc.start()
+import tcpconn
+
+link = sys.argv[2]
+
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+
+def come_and_go():
+    for _ in range(50):
+        with pool.connect(server.address) as connection:
+            connection.send(bytes(100_000))
+            assert len(connection.receive(20)) == 100_000
+
+pool = tcpconn.ConnectionPool(link=link)
+with tcpconn.serve(echo, "127.0.0.1:0", link=link) as server, pool:
+    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
 
 def run(script: str, address: str, link: str, code: int = 0) -> None:
     """Runs a script to its end. It has nothing to say."""
@@ -147,3 +175,10 @@ def test_a_peer_that_is_killed(link: str) -> None:
 def test_importing_is_all_it_takes_to_be_quiet(link: str) -> None:
     run("import tcpconn", "", link)
     run("import tcpconn; tcpconn.default_pool()", "", link)
+
+
+def test_tracemalloc_waits_for_nobody(link: str) -> None:
+    """It wants the GIL for each piece of memory that is taken from Python's allocators without it,
+    and the GIL may be with who waits for one of our locks.
+    """
+    run(WATCHES_MEMORY, "", link)
