@@ -82,10 +82,10 @@ class Outcome:
         if self.nuisances:
             said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.nuisances.items()))
             lines.append(f"besides         {said}")
-        lines += ["", f"{'messages':<16}{'up':>12}{'down':>12}"]
+        lines += ["", f"{'messages':<16}{'up':>18}{'down':>18}"]
         for word in ("messages", "size", "lost", "doubled", "reordered", "wrong"):
             up, down = getattr(self.server.tally, word), getattr(self.client.tally, word)
-            lines.append(f"{'arrived' if word == 'messages' else word:<16}{up:>12,}{down:>12,}")
+            lines.append(f"{'arrived' if word == 'messages' else word:<16}{up:>18,}{down:>18,}")
         lines += ["", f"{total.size / self.seconds / 1e6:.0f} MB/s, both ways together"]
         times = self.resume_times()
         if times:
