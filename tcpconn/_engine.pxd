@@ -126,7 +126,6 @@ cdef class Engine:
     cdef bint looped            # an event loop waits for the link, and reads when it can
     cdef bint held              # it is down, and its loop was given time to let go of it
     cdef bint heeded            # the keeper comes soon: a loop that has read need not ask it to
-    cdef uint64_t seen_at       # what was heard last, when the keeper was here
     cdef bint replied           # the last message was taken, and no write has followed
     cdef int watched            # Watched: the flusher looks after a stream of sends
     cdef uint32_t run           # sends in close succession

@@ -29,6 +29,7 @@ cdef class Keeper(Service):
     cdef size_t capacity
     cdef void* dropped_first    # through drop_next
     cdef uint64_t next_at       # no visit is due before
+    cdef uint64_t walk_at       # nor is it looked for what is due before
 
     cdef void take_looks(self, uint64_t now) noexcept nogil
     cdef void visit(self, void* key, int events, uint64_t now) noexcept nogil

@@ -52,7 +52,7 @@ from tcpconn._sync cimport (
     tc_mutex_unlock,
     tc_now,
 )
-from tcpconn._wire cimport CODE_TIMEOUT
+from tcpconn._wire cimport ACK_DELAY_NS, CODE_TIMEOUT
 
 import os
 import socket
@@ -70,7 +70,14 @@ cdef enum:
     KEEPER_READS = 16           # reads of one link before another's turn comes
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
     SUSPICION_NS = 500000000    # how long a silent peer has, after that was noticed, to be heard
+    # What is due is done together. To look for it is a walk over all links: the more there are, the
+    # longer the pause behind one, but no ack may come too late for it (PROTOCOL.md, section 8).
+    DUE_PAUSE_NS = 2000         # for each link
+    DUE_PAUSE_MOST_NS = 10000000
     LOOP_SLACK_NS = 1000000000  # whom a loop has not heard for so long may have spoken all the same
+    # How long a link that its loop has read is still visited, so that the loop need not ask for it:
+    # that is a system call, and wakes the keeper.
+    LOOP_HEED_NS = 100000000
     FLUSH_TICK_US = 250         # how often the flusher looks whether a stream has paused,
     LATER_TICK_US = 1000        # and whether anything still waits that was to go with what follows
 
@@ -160,11 +167,10 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
     # When to come again: while somebody reads, to see whether they still do, and because what they
     # read sets times (acks that are owed).
     if engine.looped:
-        if engine.heeded and s.heard_at != engine.seen_at:
-            next_at = now + TAKE_OVER_NS
+        if engine.heeded and now - min(s.heard_at, now) < LOOP_HEED_NS:
+            next_at = now + ACK_DELAY_NS        # an ack that is owed since now is due then
         else:
             engine.heeded = False
-        engine.seen_at = s.heard_at
     if not engine.owned and not engine.looped:
         if engine.reading == NOBODY and now - min(engine.left_at, now) >= TAKE_OVER_NS:
             engine.owned = True
@@ -302,20 +308,21 @@ cdef class Keeper(Service):
         cdef void* keys[EVENTS]
         cdef int events[EVENTS]
         cdef int found, index
-        cdef uint64_t now
+        cdef uint64_t now, at
         cdef int64_t timeout
         while self.dropped_first is NULL:
             timeout = -1
             if self.next_at < FAR:
                 now = tc_now()
-                timeout = <int64_t> (self.next_at - now) if self.next_at > now else 0
+                at = max(self.next_at, self.walk_at)
+                timeout = <int64_t> (at - now) if at > now else 0
             found = self.poller.wait(keys, events, EVENTS, timeout)
             now = tc_now()
             for index in range(found):
                 (<Engine> keys[index]).armed = 0
                 self.visit(keys[index], events[index], now)
             self.take_looks(now)
-            if now >= self.next_at:
+            if now >= self.next_at and now >= self.walk_at:
                 self.visit_due(now)
             tc_mutex_lock(&self.mutex)
             if self.registered == 0:
@@ -376,6 +383,7 @@ cdef class Keeper(Service):
         cdef size_t index = 0
         cdef void* key
         self.next_at = FAR
+        self.walk_at = now + min(self.count * DUE_PAUSE_NS, <uint64_t> DUE_PAUSE_MOST_NS)
         while index < self.count:
             key = self.engines[index]
             if (<Engine> key).visit_at <= now:
