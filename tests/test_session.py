@@ -1032,17 +1032,22 @@ class TestFaults:
         assert pair.client.output() == b""
 
 
+def leave_one_unread(pair, read, unread, n):
+    """A small message that stays, and a block's worth of others that are read at once."""
+    assert pair.client.send(unread, b"stays %d" % n) is True
+    for _ in range(8):
+        assert pair.client.send(read, bytes(15_000)) is True
+        pair.carry()
+        assert pair.server.receive(read) is not None
+
+
 class TestMemory:
     def test_a_few_old_messages_do_not_hold_many_blocks(self):
         """One small message of each block stays unread, and everything else is read."""
         pair = Pair()
         read, unread = pair.open(), pair.open()
         for n in range(600):
-            assert pair.client.send(unread, b"stays %d" % n) is True
-            for _ in range(8):
-                assert pair.client.send(read, bytes(15_000)) is True
-                pair.carry()
-                assert pair.server.receive(read) is not None
+            leave_one_unread(pair, read, unread, n)
             assert pair.server.stats()["retired_bytes"] <= 4 * MIB
         assert receive_all(pair.server, unread) == [b"stays %d" % n for n in range(600)]
         assert pair.server.stats()["retired_bytes"] == 0
@@ -1056,11 +1061,7 @@ class TestMemory:
             pair.carry()
         assert pair.server.stats()["retired_bytes"] > 2 * MIB
         for n in range(600):
-            assert pair.client.send(unread, b"stays %d" % n) is True
-            for _ in range(8):
-                assert pair.client.send(read, bytes(15_000)) is True
-                pair.carry()
-                assert pair.server.receive(read) is not None
+            leave_one_unread(pair, read, unread, n)
             assert pair.server.stats()["retired_bytes"] <= 12 * MIB
         assert receive_all(pair.server, unread) == [b"stays %d" % n for n in range(600)]
         assert len(receive_all(pair.server, dense)) == 200
@@ -1073,11 +1074,7 @@ class TestMemory:
 
         def meanwhile():
             for n in range(20):
-                assert pair.client.send(unread, b"stays %d" % n) is True
-                for _ in range(8):
-                    assert pair.client.send(read, bytes(15_000)) is True
-                    pair.carry()
-                    assert pair.server.receive(read) is not None
+                leave_one_unread(pair, read, unread, n)
             assert pair.server.stats()["retired_bytes"] <= MIB  # blocks were cleared
 
         pair.carry()
