@@ -63,7 +63,7 @@ class Multiplexer(SessionFacts):
     def _hold(self, inner: blocking.Multiplexer, here: Presence) -> None:
         tie(inner.key, here.herald)
         self._inner = inner
-        self._asking = Asking()
+        self._asking = None if inner.options.authorize is None else Asking()
         _known[inner.key] = self
 
     async def _begin(self) -> Self:
@@ -101,7 +101,7 @@ class Multiplexer(SessionFacts):
         """
         if not self._inner.accepts:
             raise ConnectionClosed("connections of this multiplexer are accepted by its listener")
-        if self._inner.options.authorize is None:
+        if self._asking is None:
             connection: Connection = await accept_async(Connection, self.key)
         else:
             connection = await self._asking.accept(
