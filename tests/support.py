@@ -210,6 +210,17 @@ def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]
         _never.wait(0.001)
 
 
+def in_time(connect: Callable[[], T]) -> T:
+    """What `connect` gives. A busy machine may need some attempts for a short handshake_timeout."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return connect()
+        except tcpconn.LinkLost:
+            if time.monotonic() > deadline:
+                raise
+
+
 def open_descriptors() -> dict[str, str]:
     """This process's descriptors and what they are; empty where the platform does not tell."""
     found = {}

@@ -18,7 +18,7 @@ import pytest
 
 import tcpconn
 import wire
-from support import ANY, PATIENCE, Background, echo, noise, tcp_pair, wait_until
+from support import ANY, PATIENCE, Background, echo, in_time, noise, tcp_pair, wait_until
 
 # TLS 1.2's record and handshake headers, as a client sends them.
 SHELLS = "few"
@@ -396,7 +396,7 @@ def test_silent_peers_do_not_keep_others_out(link: str) -> None:
             sock = stack.enter_context(dial(server))
             sock.sendall((wire.PREFACE + wire.hello())[:count])
         pool = stack.enter_context(tcpconn.ConnectionPool(link=link))
-        with pool.connect(server.address) as connection:
+        with in_time(lambda: pool.connect(server.address)) as connection:
             check(connection)
             # And they are gone when their time is over.
             wait_until(lambda: len(server.listener.multiplexers) == 1, "silent links are kept")

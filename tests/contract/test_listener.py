@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import tcpconn
-from support import ANY, PATIENCE, Background, echo, noise, wait_until
+from support import ANY, PATIENCE, Background, echo, in_time, noise, wait_until
 from tcpconn._frame import PREFACE, encode_hello
 
 OVER_TLS = True
@@ -158,7 +158,7 @@ class TestAccept:
                 assert silent.recv(100) == b""
             wait_until(lambda: not listener.multiplexers, "the link is kept")
             with (
-                tcpconn.Multiplexer(listener.address, link=link) as multiplexer,
+                in_time(lambda: tcpconn.Multiplexer(listener.address, link=link)) as multiplexer,
                 multiplexer.open() as connection,
                 accepting.result() as accepted,
             ):
