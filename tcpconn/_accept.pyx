@@ -3,7 +3,8 @@
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-from tcpconn._engine cimport Acceptor, Engine, as_timeout, longest_sleep
+from tcpconn._engine cimport Acceptor, Engine
+from tcpconn._process cimport longest_sleep
 from tcpconn._sync cimport (
     PY_LOCK_INTR,
     PyLockStatus,
@@ -18,6 +19,7 @@ from tcpconn._sync cimport (
     tc_mutex_unlock,
     tc_now,
 )
+from tcpconn._waiting cimport as_timeout
 from tcpconn._wire cimport CODE_NONE
 
 import threading

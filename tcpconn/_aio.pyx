@@ -22,21 +22,11 @@ from libc.string cimport memcpy
 
 from tcpconn._endpoint cimport Endpoint
 from tcpconn._ending cimport ended_error
-from tcpconn._engine cimport (
-    DUE_LOOK,
-    INLINE_ROUNDS,
-    WANT_ACK,
-    WANT_CONNECTION,
-    WANT_CUT,
-    WANT_MESSAGE,
-    WANT_PONG,
-    WANT_ROOM,
-    Engine,
-    current_generation,
-)
+from tcpconn._engine cimport INLINE_ROUNDS, Engine
 from tcpconn._holding cimport unhold
 from tcpconn._lifecycle cimport session_ping
 from tcpconn._loop cimport LoopHerald, Wait
+from tcpconn._process cimport current_generation
 from tcpconn._receive cimport take_message
 from tcpconn._receiving cimport COPY_LOCKED, most_messages
 from tcpconn._routes cimport message_free, reader_starves
@@ -44,6 +34,15 @@ from tcpconn._send cimport WAIT_ACK, send_ask, send_room, wants_write
 from tcpconn._sending cimport DIRECT_MOST, checked_parts, not_a_buffer
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
+from tcpconn._waiting cimport (
+    DUE_LOOK,
+    WANT_ACK,
+    WANT_CONNECTION,
+    WANT_CUT,
+    WANT_MESSAGE,
+    WANT_PONG,
+    WANT_ROOM,
+)
 from tcpconn._wire cimport size_ceiling
 
 import asyncio

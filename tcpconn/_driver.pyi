@@ -42,6 +42,12 @@ class Driver(Engine):
         Returns whether the peer had everything in time.
         """
 
+    def finished(self) -> None:
+        """The keeper has let go of the link: closes its descriptors, and says so."""
+
+    def ended(self) -> None:
+        """All is over, and nothing at work any more."""
+
     def keep(self, on_detach: Callable[[], object]) -> None:
         """The session outlives its link, if the peer keeps it too: `on_detach` is called then."""
 

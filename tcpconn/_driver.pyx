@@ -5,29 +5,23 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from tcpconn._ending cimport ended_error
-from tcpconn._engine cimport (
-    DUE_LOOK,
-    INLINE_ROUNDS,
-    KEEPER,
-    NOBODY,
-    WANT_DONE,
-    WANT_LINK,
-    WANT_OPEN,
-    WANT_PONG,
-    WATCHED_NOT,
-    Engine,
-    Service,
-    as_timeout,
-    current_generation,
-)
+from tcpconn._engine cimport INLINE_ROUNDS, KEEPER, NOBODY, WATCHED_NOT, Engine, Service
 from tcpconn._frame cimport Fault, fault_set
 from tcpconn._leftover cimport Leftover
 from tcpconn._link cimport Link
+from tcpconn._process cimport current_generation
 from tcpconn._resume cimport session_lose, session_may_relink, session_relink
 from tcpconn._routes cimport conn_release, state_fail
-from tcpconn._lifecycle cimport session_accept, session_detach, session_goaway, session_ping
+from tcpconn._lifecycle cimport (
+    session_accept,
+    session_detach,
+    session_goaway,
+    session_let_go,
+    session_ping,
+)
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
+from tcpconn._waiting cimport DUE_LOOK, WANT_DONE, WANT_LINK, WANT_OPEN, WANT_PONG, as_timeout
 from tcpconn._wire cimport CODE_ABORTED, CODE_SHUTDOWN
 
 import os
@@ -179,6 +173,38 @@ cdef class Driver(Engine):
         if over:
             self.ended()
         return complete
+
+    # Its end
+
+    def finished(self):
+        """The keeper has let go of the link: closes its descriptors, and says so."""
+        cdef bint over
+        self.link.release()
+        self.lock()
+        self.loose = True
+        over = self.released or self.take_loose()
+        self.unlock()
+        if over:
+            self.ended()
+        elif self.on_detach is not None and not self.is_over:
+            self.on_detach()
+
+    def ended(self):
+        """All is over, and nothing at work any more. What is received can still be read; else no
+        more is kept than tells how it ended, for as long as anybody holds a connection.
+        """
+        with nogil:
+            self.lock()
+            session_let_go(self.s)
+            self.unlock()
+        self.session.drop_released()
+        if self.acceptor is not None:
+            self.acceptor.ended_engine(self)
+        callback = self.on_end
+        self.on_end = None
+        self.on_link = None
+        if callback is not None:
+            callback()
 
     # Another link
 

@@ -1,6 +1,7 @@
 """Why a session ended, as the exception that its users get."""
 
-from tcpconn._engine cimport Engine, current_generation
+from tcpconn._engine cimport Engine
+from tcpconn._process cimport current_generation
 from tcpconn._state cimport State
 from tcpconn._wire cimport CODE_ABORTED, CODE_AUTHENTICATION, CODE_TIMEOUT, CODE_VERSION
 

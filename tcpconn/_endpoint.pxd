@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from tcpconn._engine cimport Engine
 from tcpconn._sending cimport Sending
 
 
@@ -14,4 +15,5 @@ cdef class Endpoint(Sending):
     cdef object await_acks(self, int64_t limit)
     cdef uint64_t ask_for_acks(self) noexcept
     cdef bint begin_close(self, uint32_t* renewals) except -1
+    cdef bint leave(self, Engine engine, uint32_t* renewals) noexcept nogil
     cdef int check_closed(self, uint32_t renewals) except -1

@@ -7,22 +7,15 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from tcpconn._ending cimport ended_error
-from tcpconn._engine cimport (
-    DUE_LOOK,
-    INLINE_ROUNDS,
-    WANT_ACK,
-    WANT_CONNECTION,
-    WANT_CUT,
-    Engine,
-    as_timeout,
-    current_generation,
-)
+from tcpconn._engine cimport INLINE_ROUNDS, Engine
+from tcpconn._process cimport current_generation
 from tcpconn._routes cimport conn_release
 from tcpconn._send cimport ROOM_CLOSED, ROOM_ENDED, ROOM_LOST
 from tcpconn._sending cimport Sending
 from tcpconn._lifecycle cimport session_accept, session_detach, session_open, session_refuse
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
+from tcpconn._waiting cimport DUE_LOOK, WANT_ACK, WANT_CONNECTION, WANT_CUT, as_timeout
 from tcpconn._wire cimport *
 
 import logging
@@ -40,6 +33,22 @@ cdef enum:
     RANDOM_IDS = 64             # made at a time
 
 
+cdef void* discard(Engine engine, Conn* conn) noexcept nogil:
+    """Nobody has this connection any more. Its owner, a reference."""
+    cdef void* owner
+    engine.lock()
+    owner = conn.owner
+    conn.owner = NULL
+    if conn.attached:
+        # Nobody can receive any more; what was sent still goes out.
+        session_detach(engine.s, conn, CODE_CLOSED, False)
+        engine.dispatch()
+        engine.pump(INLINE_ROUNDS)
+    conn_release(engine.s, conn)
+    engine.unlock()
+    return owner
+
+
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
 cdef class Endpoint(Sending):
     """Base of `Connection`, which says what holds for all of its methods."""
@@ -54,17 +63,11 @@ cdef class Endpoint(Sending):
         self.conn = NULL
         if conn is NULL or engine.generation != current_generation():
             return
-        with nogil:
-            engine.lock()
-            owner = conn.owner
-            conn.owner = NULL
-            if conn.attached:
-                # Nobody can receive any more; what was sent still goes out.
-                session_detach(engine.s, conn, CODE_CLOSED, False)
-                engine.dispatch()
-                engine.pump(INLINE_ROUNDS)
-            conn_release(engine.s, conn)
-            engine.unlock()
+        if conn.attached and engine.s.phase != PHASE_CLOSED:
+            with nogil:
+                owner = discard(engine, conn)
+        else:
+            owner = discard(engine, conn)   # which writes nothing: as in `begin_close`
         if owner is not NULL:
             Py_DECREF(<object> owner)
 
@@ -207,24 +210,33 @@ cdef class Endpoint(Sending):
         session with this number of `renewals`.
         """
         cdef Engine engine = self.engine
-        cdef State* s = engine.s
         cdef bint pending
         self.check()
         self.closed_here = True
+        if engine.s.phase == PHASE_CLOSED:
+            # Nothing is written. Handlers by the hundred may be on their way out here: each is done
+            # sooner than it would have got the interpreter's lock back.
+            return self.leave(engine, renewals)
         with nogil:
-            engine.lock()
-            # A reply says as much as an ack: only what is not acknowledged is waited for.
-            renewals[0] = s.renewals
-            pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
-            session_detach(s, self.conn, CODE_CLOSED, False)
-            engine.used_at = tc_now()
-            engine.leave_to_keeper()
-            engine.dispatch()
-            # Not every end here is an event of the session's: it may have to come behind messages.
-            engine.wake_receivers(self.conn)
-            engine.wake_others()
-            engine.send_later()
-            engine.unlock()
+            pending = self.leave(engine, renewals)
+        return pending
+
+    cdef bint leave(self, Engine engine, uint32_t* renewals) noexcept nogil:
+        cdef State* s = engine.s
+        cdef bint pending
+        engine.lock()
+        # A reply says as much as an ack: only what is not acknowledged is waited for.
+        renewals[0] = s.renewals
+        pending = s.phase != PHASE_CLOSED and self.has_unacknowledged()
+        session_detach(s, self.conn, CODE_CLOSED, False)
+        engine.used_at = tc_now()
+        engine.leave_to_keeper()
+        engine.dispatch()
+        # Not every end here is an event of the session's: it may have to come behind messages.
+        engine.wake_receivers(self.conn)
+        engine.wake_others()
+        engine.send_later()
+        engine.unlock()
         return pending
 
     cdef int check_closed(self, uint32_t renewals) except -1:

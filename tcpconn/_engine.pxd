@@ -4,43 +4,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from tcpconn._link cimport Link
 from tcpconn._session cimport Session
-from tcpconn._state cimport Conn, Message, State
-from tcpconn._sync cimport PyThread_type_lock
+from tcpconn._state cimport Conn
+from tcpconn._waiting cimport Waiter, Waiting
 
 cdef enum:
-    PARKERS = 16                # thread locks kept for waiters to come
     INLINE_ROUNDS = 64          # batches that a thread writes itself before the flusher goes on
     STREAM_BATCH = 65536        # bytes that a stream's sender lets gather before it writes
-
-cdef enum Wanted:               # what a waiter waits for
-    WANT_MESSAGE                # an unread message, or the end of the peer's direction
-    WANT_ROOM                   # room to send `amount` bytes
-    WANT_CUT                    # `amount` messages of the connection in the send queue
-    WANT_ACK                    # sequence numbers below `amount` acknowledged
-    WANT_CONNECTION             # one that waits to be accepted
-    WANT_OPEN                   # the end of the handshake
-    WANT_DONE                   # nothing open and nothing unacknowledged
-    WANT_PONG                   # the answer to the ping with token `amount`
-    WANT_LINK                   # a link, when there is none
-
-cdef enum Waited:
-    WAITED_READY
-    WAITED_TIMEOUT
-    WAITED_SIGNAL
 
 cdef enum Reader:               # who has the role
     NOBODY
     USER                        # a thread that waits
     KEEPER
-
-cdef enum Due:                  # to be done as soon as the lock is released
-    DUE_WAKE_READER = 1
-    DUE_LOOK = 2                # the keeper should visit
-    DUE_FLUSH = 4
-    DUE_SHUT = 8
-    DUE_ACCEPT = 16
-    DUE_TELL = 32               # an event loop has been given something to look at
-    DUE_UNPARK = 64
 
 cdef enum Watched:              # by the flusher
     WATCHED_NOT
@@ -50,25 +24,6 @@ cdef enum Watched:              # by the flusher
 cdef enum:
     VISIT_NEVER = 0
     VISIT_DROP = 1
-
-
-cdef struct Waiter:             # lives on its thread's stack, or in an object that a loop waits for
-    Waiter* next                # in the engine's list
-    Waiter* before
-    Waiter* conn_next           # in its connection's, for WANT_MESSAGE
-    Waiter* conn_before
-    Conn* conn
-    int wanted
-    uint64_t amount
-    uint32_t renewals           # of the session, as the wait began
-    PyThread_type_lock parker
-    bint parked
-    bint woken                  # it is, or will be as soon as the lock is released
-    Waiter* woken_next          # the engine's list of those
-    bint reader                 # it has the role
-    void* told_by               # not a thread's: the object that its loop is to be told of
-    Waiter* told_next           # the herald's list, and whether it is in it
-    bint told
 
 
 cdef class Engine               # below
@@ -83,18 +38,11 @@ cdef class Acceptor:            # who accepts from many engines
     cdef void notify(self, Engine engine) noexcept nogil
 
 
-cdef class Herald:              # who tells an event loop that a wait of its is over
-    cdef bint add(self, Waiter* waiter) noexcept nogil
-    cdef bint release_links(self) noexcept nogil
-    cdef void signal(self) noexcept nogil
-
-
-cdef class Engine:
+cdef class Engine(Waiting):
     cdef readonly Session session
     cdef readonly Link link
     cdef Service service
     cdef readonly Acceptor acceptor
-    cdef Herald herald          # of the loop that this engine belongs to; None: threads use it
     cdef public object on_end   # called once, with the GIL, when all is over
     cdef public object on_use   # called with the GIL when a dormant session is used
     cdef public object on_link  # called with the GIL when there is another link
@@ -103,7 +51,6 @@ cdef class Engine:
     cdef public str peer_address
     cdef public object home     # a weak reference to the multiplexer
     cdef object __weakref__
-    cdef State* s
     cdef int generation         # of the process: another one after a fork
     # Guarded by the session's lock:
     cdef int reading            # Reader
@@ -114,12 +61,9 @@ cdef class Engine:
     cdef bint unserved          # no keeper looks after it
     cdef bint loose             # there is no link, and nobody is at work on one
     cdef bint released          # nothing will come any more
-    cdef public bint dormant    # nobody sees to another link until it is used
     cdef bint keeps             # who made it sees to another link when this one is lost
     cdef bint closed_here
     cdef bint drained           # the last read took all there was
-    cdef bint reader_waits      # the USER reader is in link.wait
-    cdef bint stirred           # it is to look again before it goes there
     cdef uint32_t rest_missed   # how often it does without trying for the rest of a chunk, after
     cdef uint32_t rest_pause    # the last time was in vain; and how often it still will
     cdef bint owned             # the keeper reads when nobody waits
@@ -131,13 +75,6 @@ cdef class Engine:
     cdef uint32_t run           # sends in close succession
     cdef uint64_t sent_at
     cdef int outside            # threads that do something due
-    cdef int due                # Due
-    cdef Waiter* first          # all waiters
-    cdef Waiter* last
-    cdef Waiter* woken          # those to be unparked
-    cdef uint32_t others        # those that want something else than a message
-    cdef PyThread_type_lock[PARKERS] parkers
-    cdef uint32_t parker_count
     cdef uint64_t left_at       # when the last USER reader left
     cdef uint64_t began_at
     cdef uint64_t used_at       # a connection was opened or closed
@@ -162,29 +99,19 @@ cdef class Engine:
     cdef bint accept_listed
     cdef bint accept_ended      # it does not line up any more
 
-    cdef void lock(self) noexcept nogil
-    cdef void unlock(self) noexcept nogil
     cdef bint sent(self) noexcept nogil
     cdef void send_later(self) noexcept nogil
     cdef int flush(self, uint64_t now) noexcept nogil
     cdef void pump(self, int rounds) noexcept nogil
-    cdef void begin_wait(
-        self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount
-    ) noexcept nogil
     cdef void end_wait(self, Waiter* waiter) noexcept nogil
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil
-    cdef bint satisfied(self, const Waiter* waiter) noexcept nogil
     cdef bint needs_reader(self, const Waiter* waiter) noexcept nogil
     cdef int await_change(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef int read_pass(self, uint64_t deadline) noexcept nogil
     cdef bint await_rest(self) noexcept nogil
     cdef bint read_once(self) noexcept nogil
-    cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil
     cdef void dispatch(self) noexcept nogil
-    cdef void wake(self, Waiter* waiter) noexcept nogil
-    cdef void unpark_later(self, Waiter* waiter) noexcept nogil
-    cdef void wake_receivers(self, Conn* conn) noexcept nogil
-    cdef void wake_others(self) noexcept nogil
+    cdef void tell_all(self) noexcept nogil
     cdef void take_role(self, Waiter* waiter) noexcept nogil
     cdef void pass_role(self) noexcept nogil
     cdef void leave_to_keeper(self) noexcept nogil
@@ -193,12 +120,6 @@ cdef class Engine:
     cdef bint take_loose(self) noexcept nogil
     cdef void close_here(self) noexcept nogil
     cdef void ask_for_ack(self) noexcept nogil
-    cdef void wake_all(self) noexcept nogil
     cdef object wait_with_gil(
         self, Conn* conn, int wanted, uint64_t amount, int64_t timeout, int64_t renewals=*
     )
-
-
-cdef int64_t as_timeout(object seconds) except? -2
-cdef int current_generation() noexcept nogil
-cdef uint64_t longest_sleep() noexcept nogil

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from tcpconn._link import Link
 from tcpconn._session import Session
+from tcpconn._waiting import Waiting
 
 class Service:
     """What the engine needs of the process's threads."""
@@ -15,10 +16,7 @@ class Acceptor:
     def ended_engine(self, engine: Engine) -> None:
         """The link of an engine is gone; called before its keeper lets go of it."""
 
-class Herald:
-    """Who tells an event loop that a wait of its is over."""
-
-class Engine:
+class Engine(Waiting):
     """One session over one link. Thread-safe; timeouts in seconds, None for no limit."""
 
     on_end: Callable[[], object] | None
@@ -32,9 +30,6 @@ class Engine:
 
     on_use: Callable[[], object] | None
     """Called when a dormant session is used."""
-
-    dormant: bool
-    """Whether nobody sees to another link until the session is used."""
 
     local_address: str
     peer_address: str
@@ -62,9 +57,3 @@ class Engine:
     @property
     def is_detached(self) -> bool:
         """Whether there is no link, and the session is kept."""
-
-    def finished(self) -> None:
-        """The keeper has let go of the link: closes its descriptors, and says so."""
-
-    def ended(self) -> None:
-        """All is over, and nothing at work any more."""

@@ -1,4 +1,4 @@
-"""The engine: who reads, who writes, who waits, and who wakes whom, for one session over one link.
+"""The engine: who reads and who writes, for one session over one link.
 
 *Whoever waits, reads.* A thread that waits for anything the peer must say takes the reader's role
 if nobody has it: it reads, decodes, hands what is for others to them, and passes the role on when
@@ -12,14 +12,11 @@ The protocol between them, all of it under the session's lock:
 - `reading` says who has the reader's role, `writing` whether somebody writes. Only the holder of a
   role touches that half of the link. Both are given up under the lock, and who gives one up looks
   first whether there is more to do or somebody to pass it to.
-- A waiter is satisfied when its condition holds (`satisfied`). Who changes the state wakes those
-  whose condition came true; a waiter looks again under the lock before it sleeps. So no wake-up is
-  lost.
+- Who waits, and how it is woken, is in `_waiting`.
 - Everything that calls out of here (a system call, the keeper, the flusher, an acceptor) happens
   without the lock: it is noted in `due` and done by `unlock`.
-- What waits in an event loop is a waiter like any other, but woken by its herald: it is put into a
-  list, of which the loop is told. The loop reads, as the keeper does, when it finds something
-  (`looped`); a thread never reads in its stead.
+- An event loop reads its links, as the keeper does, when it finds something there (`looped`); a
+  thread never reads in its stead.
 
 Lock order: the session's lock, then nothing but a herald's, for its list. While one is held, nobody
 waits for the GIL; a thread that has the GIL may wait for the lock. So between `nogil` and its end,
@@ -28,7 +25,6 @@ the lock is always released before the GIL comes back.
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from tcpconn._link cimport (
     OUTCOME_AGAIN,
@@ -37,41 +33,39 @@ from tcpconn._link cimport (
     READY_WRITE,
     Link,
 )
+from tcpconn._process cimport current_generation, longest_sleep
 from tcpconn._receive cimport received, targets, unpost
 from tcpconn._routes cimport conn_release, next_event, state_lost
 from tcpconn._send cimport (
     SPANS,
-    WAIT_ACK,
-    WAIT_CREDIT,
     WAIT_LINK,
+    may_wait,
     prepare,
     send_ask,
     send_room,
-    may_wait,
     wants_write,
     wrote,
 )
-from tcpconn._lifecycle cimport session_is_done, session_is_kept, session_let_go
+from tcpconn._lifecycle cimport session_is_kept
 from tcpconn._session cimport Session
 from tcpconn._state cimport *
-from tcpconn._sync cimport (
-    PY_LOCK_ACQUIRED,
-    PY_LOCK_INTR,
-    PyLockStatus,
-    PyThread_acquire_lock,
-    PyThread_acquire_lock_timed,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_get_thread_ident,
-    PyThread_release_lock,
-    Span,
-    tc_mutex_lock,
-    tc_mutex_unlock,
-    tc_now,
+from tcpconn._sync cimport Span, tc_mutex_lock, tc_mutex_unlock, tc_now
+from tcpconn._waiting cimport (
+    DUE_ACCEPT,
+    DUE_FLUSH,
+    DUE_LOOK,
+    DUE_SHUT,
+    DUE_TELL,
+    DUE_UNPARK,
+    DUE_WAKE_READER,
+    WAITED_READY,
+    WAITED_SIGNAL,
+    WAITED_TIMEOUT,
+    WANT_ROOM,
+    Waiter,
+    Waiting,
+    unpark,
 )
-
-import os
-import threading
 
 from tcpconn import errors
 
@@ -85,7 +79,6 @@ cdef enum:
     STREAM_PAUSE_NS = 40000     # a stream that pauses so long has its rest written by the flusher,
     STREAM_END_NS = 5000000     # and after so long it is over
     FLUSH_ROUNDS = 1024         # and the flusher, before another link's turn comes
-    LONGEST_WAIT_S = 1000000
     WAKE_MOST = 65536           # bytes of a chunk that a reader sleeps for: it could copy meanwhile
     # So long a reader tries again for the rest of a chunk before it sleeps: its sender is copying,
     # on another core, and to sleep and be woken takes longer than that. Where neither all of it nor
@@ -94,55 +87,6 @@ cdef enum:
     REST_NS = 30000
     REST_LEAST = 32768
     REST_SELDOM = 16
-    UNWRITTEN_RESUME = 131072   # senders held back by the link go on when so much is left to write
-    # A signal interrupts a system call, but not the way to the next one: how long the main thread,
-    # where handlers run, may go without a look.
-    SIGNALS_NS = 250000000
-
-cdef int _generation = 0
-cdef unsigned long _main_thread = threading.main_thread().ident
-
-
-cdef int current_generation() noexcept nogil:
-    return _generation
-
-
-cdef uint64_t longest_sleep() noexcept nogil:
-    """How long this thread may wait before it looks for signals (ns); 0: it gets none."""
-    return SIGNALS_NS if PyThread_get_thread_ident() == _main_thread else 0
-
-
-def _forked():
-    # The threads that serve links do not exist in the child; its parent goes on using the sockets.
-    global _generation, _main_thread
-    _generation += 1
-    _main_thread = PyThread_get_thread_ident()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-cdef int64_t as_timeout(object seconds) except? -2:
-    """Seconds as ns, -1 for None (no limit)."""
-    cdef double value
-    if seconds is None:
-        return -1
-    value = seconds
-    if value != value:
-        raise ValueError("a timeout cannot be NaN")
-    if value <= 0:
-        return 0
-    return <int64_t> (min(value, <double> LONGEST_WAIT_S) * 1e9)
-
-
-cdef void unpark(Waiter* waiter) noexcept nogil:
-    """Those that were woken. Without the lock: each may be gone as soon as it is unparked."""
-    cdef Waiter* following
-    while waiter is not NULL:
-        following = waiter.woken_next
-        PyThread_release_lock(waiter.parker)
-        waiter = following
 
 
 cdef class Service:
@@ -161,23 +105,8 @@ cdef class Acceptor:
         """The link of an engine is gone; with the GIL, before its keeper lets go of it."""
 
 
-cdef class Herald:
-    cdef bint add(self, Waiter* waiter) noexcept nogil:
-        """Under the session's lock: the wait is over. Whether `signal` is to be called."""
-        return False
-
-    cdef bint release_links(self) noexcept nogil:
-        """Under the session's lock: the loop is to let go of links that are down, which it may not
-        have noticed. Whether `signal` is to be called.
-        """
-        return False
-
-    cdef void signal(self) noexcept nogil:
-        """Has the loop look at what was added."""
-
-
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
-cdef class Engine:
+cdef class Engine(Waiting):
     def __cinit__(self, Session session, Link link, Service service, Acceptor acceptor=None):
         options = session.options
         self.session = session
@@ -185,20 +114,12 @@ cdef class Engine:
         self.link = link
         self.service = service
         self.acceptor = acceptor
-        self.generation = _generation
+        self.generation = current_generation()
         self.owned = True
         self.began_at = tc_now()
         self.used_at = self.began_at
         self.handshake_ns = <uint64_t> (options.handshake_timeout * 1e9)
         self.busy_poll_ns = <uint64_t> (options.busy_poll * 1e9)
-
-    def __dealloc__(self):
-        cdef uint32_t index
-        for index in range(self.parker_count):
-            PyThread_free_lock(self.parkers[index])
-
-    cdef void lock(self) noexcept nogil:
-        tc_mutex_lock(&self.s.lock)
 
     cdef void unlock(self) noexcept nogil:
         """Releases the lock, and does what became due under it."""
@@ -344,53 +265,8 @@ cdef class Engine:
 
     # Waiting
 
-    cdef void begin_wait(
-        self, Waiter* waiter, Conn* conn, int wanted, uint64_t amount
-    ) noexcept nogil:
-        memset(waiter, 0, sizeof(Waiter))
-        waiter.conn = conn
-        waiter.wanted = wanted
-        waiter.amount = amount
-        waiter.renewals = self.s.renewals
-        waiter.before = self.last
-        if self.last is NULL:
-            self.first = waiter
-        else:
-            self.last.next = waiter
-        self.last = waiter
-        if wanted != WANT_MESSAGE:
-            self.others += 1
-            return
-        waiter.conn_next = <Waiter*> conn.waiters
-        if waiter.conn_next is not NULL:
-            waiter.conn_next.conn_before = waiter
-        conn.waiters = waiter
-
     cdef void end_wait(self, Waiter* waiter) noexcept nogil:
-        if waiter.before is NULL:
-            self.first = waiter.next
-        else:
-            waiter.before.next = waiter.next
-        if waiter.next is NULL:
-            self.last = waiter.before
-        else:
-            waiter.next.before = waiter.before
-        if waiter.wanted != WANT_MESSAGE:
-            self.others -= 1
-        else:
-            if waiter.conn_before is NULL:
-                waiter.conn.waiters = waiter.conn_next
-            else:
-                waiter.conn_before.conn_next = waiter.conn_next
-            if waiter.conn_next is not NULL:
-                waiter.conn_next.conn_before = waiter.conn_before
-        if waiter.parker is not NULL:
-            if self.parker_count < PARKERS:
-                self.parkers[self.parker_count] = waiter.parker
-                self.parker_count += 1
-            else:
-                PyThread_free_lock(waiter.parker)
-            waiter.parker = NULL
+        self.drop_waiter(waiter)
         if waiter.reader:
             self.leave_role(waiter)
 
@@ -401,45 +277,6 @@ cdef class Engine:
         if self.s.posted_by is not NULL:
             unpost(self.s)
         self.pass_role()
-
-    cdef bint satisfied(self, const Waiter* waiter) noexcept nogil:
-        """Whether what a waiter waits for is there, or can never be."""
-        cdef State* s = self.s
-        cdef Conn* conn = waiter.conn
-        cdef int room
-        if s.phase == PHASE_CLOSED:
-            return True
-        if conn is not NULL:
-            if conn.lost != 0 or waiter.renewals != s.renewals:
-                return True             # there is something to be told first
-            if s.detached and (s.fails_detached or self.dormant) and conn.attached:
-                return True
-        if waiter.wanted == WANT_MESSAGE:
-            if conn.unread_first is not NULL:
-                return conn.unread_first.kind != MESSAGE_POSTED or waiter.reader
-            return conn.in_state == ROUTE_ENDED or not conn.attached or (
-                conn.in_state == ROUTE_IDLE and conn.out_code != 0
-            )
-        if waiter.wanted == WANT_ROOM:
-            if not conn.attached:
-                return True
-            room = send_room(s, conn, waiter.amount)
-            if room == WAIT_LINK:
-                return s.queue.unwritten <= UNWRITTEN_RESUME
-            return room != WAIT_CREDIT and room != WAIT_ACK
-        if waiter.wanted == WANT_CUT:
-            return conn.messages_sent - conn.outgoing_count >= waiter.amount or conn.out_code != 0
-        if waiter.wanted == WANT_ACK:
-            return s.queue.acked >= waiter.amount
-        if waiter.wanted == WANT_CONNECTION:
-            return s.accept_first is not NULL
-        if waiter.wanted == WANT_OPEN:
-            return s.phase == PHASE_OPEN
-        if waiter.wanted == WANT_PONG:
-            return s.ping_answered >= waiter.amount
-        if waiter.wanted == WANT_LINK:
-            return not s.detached
-        return session_is_done(s)
 
     cdef int wait_for(self, Waiter* waiter, int64_t timeout) noexcept nogil:
         """Waits until `waiter` is satisfied; `timeout` in ns, < 0 for none. A Waited."""
@@ -495,86 +332,6 @@ cdef class Engine:
             self.leave_role(waiter)
         return outcome
 
-    cdef int park(self, Waiter* waiter, uint64_t deadline) noexcept nogil:
-        cdef long long microseconds = -1
-        cdef uint64_t now
-        cdef PyLockStatus status
-        if waiter.parker is NULL:
-            if self.parker_count > 0:
-                self.parker_count -= 1
-                waiter.parker = self.parkers[self.parker_count]
-            else:
-                # That takes Python's memory, for which a hook may wait for the GIL: see _memory.
-                self.unlock()
-                waiter.parker = PyThread_allocate_lock()
-                PyThread_acquire_lock(waiter.parker, 0)
-                self.lock()
-                return WAITED_READY         # something may have happened meanwhile
-        if deadline != 0:
-            now = tc_now()
-            if now >= deadline:
-                return WAITED_TIMEOUT
-            microseconds = <long long> ((deadline - now + 999) // 1000)
-        waiter.woken = False
-        waiter.parked = True
-        self.unlock()
-        status = PyThread_acquire_lock_timed(waiter.parker, microseconds, 1)
-        self.lock()
-        waiter.parked = False
-        if waiter.woken and status != PY_LOCK_ACQUIRED:
-            # Woken just then: take it, so that it is locked again, and nobody comes to release it.
-            self.unlock()
-            PyThread_acquire_lock(waiter.parker, 1)
-            self.lock()
-            status = PY_LOCK_ACQUIRED
-        if status == PY_LOCK_ACQUIRED:
-            return WAITED_READY
-        return WAITED_SIGNAL if status == PY_LOCK_INTR else WAITED_TIMEOUT
-
-    cdef void wake(self, Waiter* waiter) noexcept nogil:
-        if waiter.told_by is not NULL:
-            if not waiter.woken:
-                waiter.woken = True
-                if self.herald.add(waiter):
-                    self.due |= DUE_TELL
-        elif waiter.reader:
-            if self.reader_waits:
-                self.due |= DUE_WAKE_READER
-            self.stirred = True
-        elif waiter.parked and not waiter.woken:
-            self.unpark_later(waiter)
-
-    cdef void unpark_later(self, Waiter* waiter) noexcept nogil:
-        """Unparks a waiter once the lock is released, which is the first thing that it will want.
-
-        Until then it stays where it is: who was woken does not go on before.
-        """
-        waiter.woken = True
-        waiter.woken_next = self.woken
-        self.woken = waiter
-        self.due |= DUE_UNPARK
-
-    cdef void wake_receivers(self, Conn* conn) noexcept nogil:
-        """One waiter for each unread message, or all when there will be no more."""
-        cdef Waiter* waiter = <Waiter*> conn.waiters
-        cdef uint32_t count = conn.unread_count
-        if conn.in_state == ROUTE_ENDED or not conn.attached or conn.out_code != 0:
-            count = 0xFFFFFFFF
-        # The oldest waiter is the last in the list: it is served first.
-        while waiter is not NULL and waiter.conn_next is not NULL:
-            waiter = waiter.conn_next
-        while waiter is not NULL and count > 0:
-            self.wake(waiter)
-            count -= 1
-            waiter = waiter.conn_before
-
-    cdef void wake_others(self) noexcept nogil:
-        cdef Waiter* waiter = self.first
-        while waiter is not NULL:
-            if waiter.wanted != WANT_MESSAGE and self.satisfied(waiter):
-                self.wake(waiter)
-            waiter = waiter.next
-
     cdef void dispatch(self) noexcept nogil:
         """Tells those who wait what the session says has happened."""
         cdef State* s = self.s
@@ -582,13 +339,16 @@ cdef class Engine:
         cdef uint32_t events
         cdef uint32_t happened
         cdef bint look = False
+        cdef bint over = (s.happened & HAPPENED_CLOSED) != 0
+        if over:
+            self.tell_all()
         while True:
             conn = next_event(s)
             if conn is NULL:
                 break
             events = conn.events
             conn.events = 0
-            if events & (EVENT_MESSAGE | EVENT_END) and conn.waiters is not NULL:
+            if conn.waiters is not NULL and events & (EVENT_MESSAGE | EVENT_END) and not over:
                 self.wake_receivers(conn)
             if events & (EVENT_CREDIT | EVENT_END):
                 look = True
@@ -608,6 +368,16 @@ cdef class Engine:
                 self.take_down(True)
             else:
                 self.pump(1)
+
+    cdef void tell_all(self) noexcept nogil:
+        """There is something that all who wait are to find out, or nothing to come any more."""
+        if self.unserved:
+            self.wake_all()
+            return
+        if not self.rousing:
+            self.rouse()
+        if self.rousing:
+            self.due |= DUE_LOOK        # the keeper goes on with it
 
     # Reading
 
@@ -791,13 +561,7 @@ cdef class Engine:
             self.down = True
             self.due |= DUE_SHUT
         self.due |= DUE_LOOK
-        self.wake_all()
-
-    cdef void wake_all(self) noexcept nogil:
-        cdef Waiter* waiter = self.first
-        while waiter is not NULL:
-            self.wake(waiter)
-            waiter = waiter.next
+        self.tell_all()
 
     cdef void close_here(self) noexcept nogil:
         if self.s.phase == PHASE_CLOSED and self.writing:
@@ -845,6 +609,7 @@ cdef class Engine:
                 outcome = self.wait_for(&waiter, timeout)
                 self.end_wait(&waiter)
                 self.unlock()
+            self.back(&waiter)
             if outcome == WAITED_READY:
                 return None
             if outcome == WAITED_TIMEOUT:
@@ -865,38 +630,8 @@ cdef class Engine:
 
     @property
     def is_over(self):
-        return self.s.phase == PHASE_CLOSED or self.generation != _generation
+        return self.s.phase == PHASE_CLOSED or self.generation != current_generation()
 
     @property
     def is_detached(self):
         return self.s.detached
-
-    def finished(self):
-        """The keeper has let go of the link: closes its descriptors, and says so."""
-        cdef bint over
-        self.link.release()
-        self.lock()
-        self.loose = True
-        over = self.released or self.take_loose()
-        self.unlock()
-        if over:
-            self.ended()
-        elif self.on_detach is not None and not self.is_over:
-            self.on_detach()
-
-    def ended(self):
-        """All is over, and nothing at work any more. What is received can still be read; else no
-        more is kept than tells how it ended, for as long as anybody holds a connection.
-        """
-        with nogil:
-            self.lock()
-            session_let_go(self.s)
-            self.unlock()
-        self.session.drop_released()
-        if self.acceptor is not None:
-            self.acceptor.ended_engine(self)
-        callback = self.on_end
-        self.on_end = None
-        self.on_link = None
-        if callback is not None:
-            callback()

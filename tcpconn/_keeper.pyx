@@ -12,8 +12,6 @@ from libc.stdint cimport int64_t, uint64_t
 
 from tcpconn._driver cimport Driver
 from tcpconn._engine cimport (
-    DUE_LOOK,
-    DUE_TELL,
     INLINE_ROUNDS,
     KEEPER,
     NOBODY,
@@ -52,6 +50,7 @@ from tcpconn._sync cimport (
     tc_mutex_unlock,
     tc_now,
 )
+from tcpconn._waiting cimport DUE_LOOK, DUE_TELL
 from tcpconn._wire cimport ACK_DELAY_NS, CODE_TIMEOUT
 
 import os
@@ -66,6 +65,7 @@ cdef enum:
     # How long a link is left alone after its reader left, before the keeper takes it over: longer
     # than whoever works in request and reply stays away.
     TAKE_OVER_NS = 5000000
+    ROUSE_NS = 1000000          # how often it is tried to tell one more thread of an end
     PAUSE_NS = 5000000          # how often a session that waits for memory is looked at
     KEEPER_READS = 16           # reads of one link before another's turn comes
     FIRST_USE_NS = 1000000000   # how long a link stays at least before it had its first connection
@@ -145,6 +145,8 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
         engine.pump(INLINE_ROUNDS)
     if (s.goaway_sent or s.goaway_received) and not engine.down and session_is_done(s):
         engine.close_here()
+    if engine.rousing:
+        engine.rouse()
     if engine.down:
         next_at = now + 1000000
         if engine.looped:
@@ -153,7 +155,10 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
             if engine.held and engine.herald.release_links():
                 engine.due |= DUE_TELL
             engine.held = True
-        elif engine.reading == NOBODY and not engine.writing and engine.outside == 0:
+        elif (
+            engine.reading == NOBODY and not engine.writing and engine.outside == 0
+            and not engine.rousing
+        ):
             engine.due &= ~DUE_LOOK
             if engine.due == 0:
                 engine.unserved = True
@@ -178,6 +183,8 @@ cdef uint64_t visit(Engine engine, int events, uint64_t now) noexcept nogil:
             next_at = now + TAKE_OVER_NS
     if s.paused:
         next_at = now + PAUSE_NS
+    if engine.rousing:
+        next_at = now + ROUSE_NS
     at = session_deadline(s)
     if at != 0 and (next_at == 0 or at < next_at):
         next_at = at

@@ -18,5 +18,6 @@ cdef uint64_t session_deadline(State* s) noexcept nogil
 cdef void session_tick(State* s, uint64_t now) noexcept nogil
 cdef bint session_is_silent(const State* s, uint64_t now) noexcept nogil
 cdef void session_let_go(State* s) noexcept nogil
+cdef void session_clear(State* s) noexcept nogil
 cdef bint session_is_kept(State* s) noexcept nogil
 cdef object end_reason(State* s)

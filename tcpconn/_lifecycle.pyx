@@ -16,8 +16,10 @@ from tcpconn._routes cimport (
     conn_bind,
     conn_find,
     conn_new,
+    conn_release,
     drop_assembly,
     drop_unread,
+    next_event,
 )
 from tcpconn._send cimport (
     send_break,
@@ -29,9 +31,10 @@ from tcpconn._send cimport (
     stop_sending,
     wants_write,
 )
+from tcpconn._sendqueue cimport queue_destroy
 from tcpconn._state cimport *
 from tcpconn._sync cimport SECOND_NS
-from tcpconn._table cimport table_remove
+from tcpconn._table cimport Node, Table, table_next, table_remove
 from tcpconn._wire cimport *
 
 from tcpconn._frame import peer_text
@@ -305,6 +308,48 @@ cdef void session_let_go(State* s) noexcept nogil:
     """
     stop_receiving(s)
     stop_sending(s)
+
+
+cdef void session_clear(State* s) noexcept nogil:
+    """The very end: frees all connections, and what was to be sent. Objects that this sets free are
+    among the queue's released ones.
+    """
+    cdef Conn* conn
+    while s.event_first is not NULL:
+        conn_release(s, next_event(s))
+    while s.credit_first is not NULL:
+        conn = s.credit_first
+        s.credit_first = conn.credit_next
+        conn_release(s, conn)
+    s.direct = NULL
+    while s.attached is not NULL:
+        conn = s.attached
+        s.phase = PHASE_CLOSED
+        session_detach(s, conn, CODE_NONE, False)
+        conn_release(s, conn)
+    while s.accept_first is not NULL:
+        conn = s.accept_first
+        accept_remove(s, conn)
+        conn_release(s, conn)
+    free_table(s, &s.in_routes, False)
+    free_table(s, &s.ids, True)
+    queue_destroy(&s.queue)
+
+
+cdef void free_table(State* s, Table* table, bint ids) noexcept nogil:
+    """Gives up the session's reference to each record of a table."""
+    cdef size_t bucket = 0
+    cdef Node* node = table_next(table, &bucket, NULL)
+    cdef Node* following
+    cdef Conn* conn
+    while node is not NULL:
+        following = table_next(table, &bucket, node)
+        conn = <Conn*> node.record
+        # A refused connection's record is in the table of routes alone.
+        if ids or not conn.bound:
+            conn.references = 1
+            conn_release(s, conn)
+        node = following
 
 
 cdef object end_reason(State* s):

@@ -4,9 +4,10 @@ from cpython.pystate cimport PyThreadState
 from libc.stdint cimport uint64_t
 
 from tcpconn._accept cimport AcceptQueue
-from tcpconn._engine cimport Engine, Herald, Waiter
+from tcpconn._engine cimport Engine
 from tcpconn._state cimport Conn
 from tcpconn._sync cimport tc_mutex
+from tcpconn._waiting cimport Herald, Waiter
 
 
 cdef class LoopHerald(Herald):

@@ -6,7 +6,8 @@ from contextvars import Context
 from typing import Any, Self
 
 from tcpconn._accept import AcceptQueue
-from tcpconn._engine import Engine, Herald
+from tcpconn._engine import Engine
+from tcpconn._waiting import Herald
 
 PAUSE_SECONDS: float
 """After which the loop looks whether a link may be read again."""

@@ -18,7 +18,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 
 from tcpconn._accept cimport AcceptQueue
-from tcpconn._engine cimport DUE_LOOK, KEEPER, NOBODY, WANT_MESSAGE, Engine, Herald
+from tcpconn._engine cimport KEEPER, NOBODY, Engine
 from tcpconn._state cimport Conn
 from tcpconn._sync cimport (
     tc_mutex_destroy,
@@ -28,6 +28,7 @@ from tcpconn._sync cimport (
     tc_poke,
     tc_take_pokes,
 )
+from tcpconn._waiting cimport DUE_LOOK, WANT_MESSAGE, Herald
 
 import asyncio
 import os

@@ -13,22 +13,20 @@ from libc.string cimport memcpy
 
 from tcpconn._buffer cimport Block, Lease
 from tcpconn._ending cimport ended_error
-from tcpconn._engine cimport (
-    INLINE_ROUNDS,
-    NOBODY,
-    WAITED_READY,
-    WAITED_SIGNAL,
-    WAITED_TIMEOUT,
-    WANT_MESSAGE,
-    Engine,
-    Waiter,
-    as_timeout,
-    current_generation,
-)
+from tcpconn._engine cimport INLINE_ROUNDS, NOBODY, Engine
+from tcpconn._process cimport current_generation
 from tcpconn._receive cimport take_message
 from tcpconn._routes cimport message_free, reader_starves
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_atomic_add, tc_now
+from tcpconn._waiting cimport (
+    WAITED_READY,
+    WAITED_SIGNAL,
+    WAITED_TIMEOUT,
+    WANT_MESSAGE,
+    Waiter,
+    as_timeout,
+)
 from tcpconn._wire cimport *
 
 from tcpconn import errors
@@ -251,6 +249,7 @@ cdef class Receiving:
                 if message is not NULL and self.owes_credit():
                     engine.pump(INLINE_ROUNDS)
                 engine.unlock()
+            engine.back(&waiter)
             if message is not NULL:
                 return message
             if outcome == WAITED_SIGNAL:

@@ -12,17 +12,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from tcpconn._ending cimport ended_error
-from tcpconn._engine cimport (
-    INLINE_ROUNDS,
-    STREAM_BATCH,
-    WAITED_SIGNAL,
-    WAITED_TIMEOUT,
-    WANT_ROOM,
-    Engine,
-    Waiter,
-    as_timeout,
-    current_generation,
-)
+from tcpconn._engine cimport INLINE_ROUNDS, STREAM_BATCH, Engine
+from tcpconn._process cimport current_generation
 from tcpconn._receiving cimport Receiving, code_name
 from tcpconn._send cimport (
     ROOM_CLOSED,
@@ -41,6 +32,7 @@ from tcpconn._send cimport (
 from tcpconn._holding cimport hold, unhold
 from tcpconn._state cimport *
 from tcpconn._sync cimport tc_now
+from tcpconn._waiting cimport WAITED_SIGNAL, WAITED_TIMEOUT, WANT_ROOM, Waiter, as_timeout
 from tcpconn._wire cimport *
 
 from tcpconn import errors
@@ -112,6 +104,7 @@ cdef class Sending(Receiving):
             engine.end_wait(&waiter)
             engine.sent_at = tc_now()   # the stream goes on: it was not its sender who paused
             engine.unlock()
+        engine.back(&waiter)
         if outcome == WAITED_TIMEOUT:
             raise errors.Timeout(
                 f"no room to send {size} bytes on connection {self.name()} within {timeout} s: "

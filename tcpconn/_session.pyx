@@ -31,6 +31,7 @@ from tcpconn._leftover cimport Leftover
 from tcpconn._lifecycle cimport (
     end_reason,
     session_accept,
+    session_clear,
     session_deadline,
     session_detach,
     session_goaway,
@@ -44,7 +45,7 @@ from tcpconn._memory cimport memory_free, memory_take_zeroed
 from tcpconn._rate cimport rate_set
 from tcpconn._receive cimport received, take_message, targets
 from tcpconn._resume cimport session_lose, session_may_relink, session_relink, session_unlink
-from tcpconn._routes cimport accept_remove, conn_release, message_free, next_event, state_lost
+from tcpconn._routes cimport conn_release, message_free, next_event, state_lost
 from tcpconn._send cimport (
     ROOM_CLOSED,
     ROOM_CUT,
@@ -64,10 +65,10 @@ from tcpconn._send cimport (
     wants_write,
     wrote,
 )
-from tcpconn._sendqueue cimport Held, queue_destroy, queue_init
+from tcpconn._sendqueue cimport Held, queue_init
 from tcpconn._state cimport *
 from tcpconn._sync cimport Span, tc_mutex_destroy, tc_mutex_init, tc_mutex_lock, tc_mutex_unlock
-from tcpconn._table cimport Node, Table, table_destroy, table_init, table_next
+from tcpconn._table cimport table_destroy, table_init
 from tcpconn._wire cimport *
 
 import os
@@ -80,6 +81,7 @@ cdef double PINGS_A_SECOND = 0.8
 cdef enum:
     RESETS_AT_ONCE = 400
     PINGS_AT_ONCE = 8
+    CLEARED_AT_ONCE = 1000      # connections at the very end: 0.5 ms
 
 
 @cython.no_gc_clear  # what its end still needs must outlive it, in a cycle too
@@ -146,28 +148,13 @@ cdef class Session:
 
     def __dealloc__(self):
         cdef State* s = self.s
-        cdef Conn* conn
         if s is NULL:
             return
-        while s.event_first is not NULL:
-            conn_release(s, next_event(s))
-        while s.credit_first is not NULL:
-            conn = s.credit_first
-            s.credit_first = conn.credit_next
-            conn_release(s, conn)
-        s.direct = NULL
-        while s.attached is not NULL:
-            conn = s.attached
-            s.phase = PHASE_CLOSED
-            session_detach(s, conn, CODE_NONE, False)
-            conn_release(s, conn)
-        while s.accept_first is not NULL:
-            conn = s.accept_first
-            accept_remove(s, conn)
-            conn_release(s, conn)
-        free_table(s, &s.in_routes, False)
-        free_table(s, &s.ids, True)
-        queue_destroy(&s.queue)
+        if s.ids.count + s.in_routes.count < CLEARED_AT_ONCE:
+            session_clear(s)
+        else:
+            with nogil:                 # so many take milliseconds
+                session_clear(s)
         self.drop_released()
         if s.block is not NULL:
             pool_base(s.pool, -RECEIVE_BLOCK)
@@ -626,19 +613,3 @@ cdef class Session:
             "messages_in_use": s.messages.in_use,
             "pieces_in_use": s.queue.pieces.in_use,
         }
-
-
-cdef void free_table(State* s, Table* table, bint ids) noexcept:
-    """Gives up the session's reference to each record of a table, at the very end."""
-    cdef size_t bucket = 0
-    cdef Node* node = table_next(table, &bucket, NULL)
-    cdef Node* following
-    cdef Conn* conn
-    while node is not NULL:
-        following = table_next(table, &bucket, node)
-        conn = <Conn*> node.record
-        # A refused connection's record is in the table of routes alone.
-        if ids or not conn.bound:
-            conn.references = 1
-            conn_release(s, conn)
-        node = following

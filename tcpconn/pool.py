@@ -11,6 +11,7 @@ import uuid
 from types import TracebackType
 from typing import Any, Self
 
+from tcpconn._process import generation
 from tcpconn.addresses import Address, parse_address
 from tcpconn.connection import Connection
 from tcpconn.dialling import LONGEST_WAIT
@@ -45,9 +46,6 @@ _Asked = tuple[Any, frozenset[tuple[str, type[Any], Any]]]
 
 
 _NO_OPTIONS: frozenset[Any] = frozenset()
-
-_forks = 0
-"""How often this process was forked off: a pool made before belongs to the parent."""
 
 
 def _as_asked(address: Any, options: dict[str, Any]) -> _Asked:
@@ -90,7 +88,7 @@ class ConnectionPool:
         self._begin()
 
     def _begin(self) -> None:
-        self._forks = _forks
+        self._generation = generation()
         self._lock = threading.Lock()
         self._places: dict[tuple[Address, Options], _Place] = {}
         self._asked: dict[_Asked, tuple[_Place, Address, Options]] = {}
@@ -144,7 +142,7 @@ class ConnectionPool:
         raise ConnectionClosed(f"{target} closes each link as soon as it is open")
 
     def _place(self, address: Any, options: dict[str, Any]) -> tuple[_Place, Address, Options]:
-        if self._forks != _forks:
+        if self._generation != generation():
             self._begin()
         if self._closed:
             raise ConnectionClosed("this pool is closed")
@@ -258,7 +256,7 @@ class ConnectionPool:
 
     def close(self, timeout: float | None = 5) -> None:
         """Closes all links, each as `Multiplexer.close` does, in `timeout` seconds together."""
-        if self._forks != _forks:
+        if self._generation != generation():
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -313,8 +311,7 @@ def _close_default() -> None:
 
 
 def _forget_in_child() -> None:
-    global _default, _forks, _making
-    _forks += 1
+    global _default, _making
     _default = None
     _making = threading.Lock()
 

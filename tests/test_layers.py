@@ -15,7 +15,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "tcpconn"
 ORDER = [
     ["errors", "addresses", "options", "admission", "grumbling", "tls_errors"],
     ["_memory", "_sync", "_wire", "_rate"],
-    ["_budget"],
+    ["_budget", "_process"],
     ["_link", "_buffer", "_table", "_schedule"],
     ["_link_linux", "_link_tls", "_frame", "_sendqueue"],
     ["_state"],
@@ -27,6 +27,7 @@ ORDER = [
     ["_leftover"],
     ["_lifecycle", "_holding"],
     ["_session"],
+    ["_waiting"],
     ["_engine"],
     ["_ending"],
     ["_driver", "_receiving"],

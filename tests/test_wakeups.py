@@ -24,6 +24,7 @@ SMALL: list[tuple[Users, Limits]] = [
     (("a", "A"), {"peer": "AA"} | ALONE),
     (("a", "B"), {"peer": "AB"} | ALONE),
     (("A", "close"), {"peer": "A"}),
+    (("A", "A", "close"), {}),
     (("A", "stop A"), {}),
     (("A", "B~", "stop A"), {"peer": "B"}),
     (("post 1",), {}),
@@ -38,6 +39,7 @@ SMALL: list[tuple[Users, Limits]] = [
 """Who uses the link, and what it is like."""
 
 LARGE: list[tuple[Users, Limits]] = [
+    (("A", "A", "A", "close"), ALONE),
     (("A2", "B"), {"peer": "ABA"} | ALONE),
     (("a", "A"), {"peer": "AA"}),
     (("post 1", "post 1"), {"queue": 2}),
@@ -102,6 +104,7 @@ MISSED: dict[str, tuple[Users, Limits]] = {
     "who has written for long leaves the rest to the flusher": (("post 2",), LONG | SLOW_PEER),
     "the end of a stream is said before its rest is written": (("post 2",), LONG | SLOW_PEER),
     "a visit arms the link again": (("A",), {"peer": "AB"}),
+    "the keeper rouses those who are left": (("A", "A", "close"), ALONE),
 }  # fmt: skip
 """A case in which each rule is needed."""
 

@@ -1,8 +1,8 @@
 """The state of a small model of those who use a link; what they do with it is in `wakeups`.
 
-It follows `_engine.pyx`, `_keeper.pyx` and ARCHITECTURE.md, "Who wakes whom": the same names, and
-the same order of things under the lock. What the bytes mean is left out. Times are choices: what
-may have lasted long enough, or not, is tried both ways.
+It follows `_engine.pyx`, `_waiting.pyx`, `_keeper.pyx` and ARCHITECTURE.md, "Who wakes whom": the
+same names, and the same order of things under the lock. What the bytes mean is left out. Times are
+choices: what may have lasted long enough, or not, is tried both ways.
 
 A thread is a stack of blocks, the next one last. A *locked* block runs under the session's lock,
 which is held until the next block is one that is not: a system call, a wait, or what became due.
@@ -33,6 +33,7 @@ RULES = (
     "who has written for long leaves the rest to the flusher",
     "the end of a stream is said before its rest is written",
     "a visit arms the link again",
+    "the keeper rouses those who are left",
 )
 """What may be taken out of the model, each to be missed."""
 
@@ -56,6 +57,8 @@ class Thread:
     signalled: bool = False
     """Its parker was released."""
     reader: bool = False
+    roused: bool = False
+    """To be told of an end, and not back yet."""
     result: str = ""
     """What its last system call gave."""
     has_read: bool = False
@@ -69,7 +72,7 @@ class Thread:
         """All of it."""
         return (
             self.name, self.stack, self.todo, self.patient, self.wanted, self.parked, self.woken,
-            self.signalled, self.reader, self.result, self.has_read, self.rounds,
+            self.signalled, self.reader, self.roused, self.result, self.has_read, self.rounds,
         )  # fmt: skip
 
 
@@ -120,7 +123,7 @@ class Wakeups:
         self.queued = self.unacked = 0
         self.reading = ""
         self.writing = self.blocked = self.down = self.drained = False
-        self.watched = self.reader_waits = self.stirred = False
+        self.watched = self.reader_waits = self.stirred = self.rousing = False
         self.stopped = ""
         self.owned = takes_over
         self.due: tuple[str, ...] = ()
@@ -154,7 +157,7 @@ class Wakeups:
         return (
             *self.unread.values(), self.queued, self.unacked, self.reading, self.writing,
             self.blocked, self.down, self.drained, self.watched, self.reader_waits, self.stirred,
-            self.stopped, self.owned,
+            self.rousing, self.stopped, self.owned,
             self.due, self.waiters, self.incoming, self.kernel, self.wake, self.to_come,
             self.answers, self.owed, self.wrong, self.armed, self.listed, self.keeper_wake,
             self.timed, self.flush_listed, self.flusher_sleeps, self.flusher_signalled,
@@ -249,6 +252,9 @@ class Wakeups:
 
     def pass_role(self) -> None:
         """The reader's role is free: it goes to the oldest waiter who sleeps, or to the keeper."""
+        if self.down:
+            self.becomes_due("look")
+            return
         for index in self.waiters:
             thread = self.threads[index]
             if thread.parked and not thread.woken and self.needs_reader(thread):
@@ -271,6 +277,21 @@ class Wakeups:
         """Unparks a waiter once the lock is released."""
         thread.woken = True
         self.becomes_due(f"unpark {self.threads.index(thread)}")
+
+    def rouse(self) -> None:
+        """Wakes all who wait, threads one at a time, behind other sessions'."""
+        self.rousing = False
+        for index in self.waiters:
+            thread = self.threads[index]
+            if thread.reader or not thread.parked:
+                self.wake_up(thread)
+            elif not thread.woken and self.satisfied(thread):
+                if any(each.roused for each in self.threads) or self.choose(2):
+                    self.rousing = True
+                    self.becomes_due("look")
+                    return
+                thread.roused = True
+                self.unpark_later(thread)
 
     def wake_receivers(self, connection: str) -> None:
         """One waiter for each unread message."""

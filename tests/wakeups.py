@@ -77,7 +77,7 @@ def pause(model: Wakeups, thread: Thread) -> None:
 
 @locked
 def park(model: Wakeups, thread: Thread) -> None:
-    thread.woken = False
+    thread.woken = thread.roused = False
     thread.parked = True
     thread.stack += ("unpark", "sleep")
 
@@ -272,7 +272,7 @@ def pumped(model: Wakeups, thread: Thread) -> None:
 @locked
 def receive(model: Wakeups, thread: Thread) -> None:
     if model.down or (thread.wanted in model.stopped and not model.unread[thread.wanted]):
-        thread.stack = ()
+        thread.stack = ("back",) if thread.roused else ()
     elif model.unread[thread.wanted] > 0:
         model.unread[thread.wanted] -= 1
         thread.todo -= 1
@@ -321,6 +321,20 @@ def sent(model: Wakeups, thread: Thread) -> None:
 def waited(model: Wakeups, thread: Thread) -> None:
     model.wrong |= not model.satisfied(thread)
     model.end_wait(thread)
+    thread.stack += ("back",)
+
+
+@unlocked
+def back(model: Wakeups, thread: Thread) -> None:
+    """The thread has the interpreter's lock again."""
+    thread.roused = False
+    if model.rousing:
+        thread.stack += ("rouse",)
+
+
+@locked
+def rouse(model: Wakeups, thread: Thread) -> None:
+    model.rouse()
 
 
 @locked
@@ -334,8 +348,7 @@ def close(model: Wakeups, thread: Thread) -> None:
     model.down = True
     model.becomes_due("shut")
     model.becomes_due("look")
-    for index in model.waiters:
-        model.wake_up(model.threads[index])
+    model.rouse()
 
 
 @locked
@@ -385,6 +398,9 @@ def visit(model: Wakeups, thread: Thread) -> None:
     events, thread.result = thread.result, ""
     if "w" in events:
         model.blocked = False
+    if model.rousing and model.has("the keeper rouses those who are left"):
+        model.rouse()
+        model.timed |= model.rousing
     thread.stack += ("visit_writes",)
     if "r" in events and not model.reading and not model.down:
         model.reading = "keeper"

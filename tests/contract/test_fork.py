@@ -100,6 +100,7 @@ def run(link: str, script: str) -> None:
                     link,
                     str(PATIENCE),
                     address,
+                    SERVER,
                 ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -297,6 +298,56 @@ def test_ids_are_not_given_twice(link: str) -> None:
         theirs = os.read(reading, 8 * 16)
         assert len(theirs) == 8 * 16 and len(mine) == 16
         assert not mine & {theirs[at:at + 16] for at in range(0, len(theirs), 16)}
+        print("passed")
+        """,
+    )
+
+
+def test_while_threads_are_about_to_hear_of_an_end(link: str) -> None:
+    """In the whole process only a few are on their way to it at a time: in the child, nobody is."""
+    run(
+        link,
+        """
+        import subprocess
+        CROWD = 30
+
+        def crowd(address):
+            multiplexer = tcpconn.Multiplexer(address, link=link, on_disconnect="fail")
+            connections = [multiplexer.open() for _ in range(CROWD)]
+            for connection in connections:
+                ask(connection, b"here")
+            heard = threading.Semaphore(0)
+
+            def wait(connection):
+                raises((tcpconn.ConnectionClosed, tcpconn.LinkLost), connection.receive)
+                heard.release()
+
+            for connection in connections:
+                threading.Thread(target=wait, args=[connection], daemon=True).start()
+            return multiplexer, heard
+
+        def await_all(heard):
+            for _ in range(CROWD):
+                assert heard.acquire(timeout=PATIENCE)
+
+        def child():
+            multiplexer, heard = crowd(address)
+            multiplexer.abort()
+            await_all(heard)
+
+        server = subprocess.Popen(
+            [sys.executable, "-P", "-c", sys.argv[4], link],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        multiplexer, heard = crowd(server.stdout.readline().strip())
+        sys.setswitchinterval(PATIENCE)     # whoever is woken gets no further while we work
+        os.kill(server.pid, signal.SIGKILL)
+        for _ in range(3_000_000):
+            pass
+        in_child(child)
+        await_all(heard)
+        multiplexer.abort()
+        server.communicate()
         print("passed")
         """,
     )

@@ -258,6 +258,17 @@ def test_everybody_who_waits_is_woken(
         assert isinstance(each.error(), tcpconn.ConnectionClosed)
 
 
+def test_a_crowd_hears_of_the_end(listener: tcpconn.Listener, link: str) -> None:
+    """Threads are woken a few at a time then, but all of them, and those of all links."""
+    links = [tcpconn.Multiplexer(listener.address, link=link) for _ in range(3)]
+    pairs = [Pair(each.open(), listener.accept(PATIENCE)) for each in links for _ in range(20)]
+    waiting = [Background(end.receive).asleep() for pair in pairs for end in pair]
+    for each in links:
+        each.abort()
+    for one in waiting:
+        assert isinstance(one.error(), (tcpconn.ConnectionClosed, tcpconn.LinkLost))
+
+
 def test_others_go_on_when_one_ends(
     listener: tcpconn.Listener, pool: tcpconn.ConnectionPool
 ) -> None:
