@@ -74,7 +74,7 @@ def start(*command: str) -> subprocess.Popen[str]:
     """A Python process that is talked to in lines."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-P", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
