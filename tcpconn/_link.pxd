@@ -59,5 +59,6 @@ cdef class Poller:
 
 cdef class StdlibPoller(Poller):
     cdef object selector
+    cdef set watched            # sockets that the selector has
     cdef object waker
     cdef object woken

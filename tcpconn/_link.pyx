@@ -235,6 +235,7 @@ cdef class StdlibPoller(Poller):
 
     def __init__(self):
         self.selector = selectors.DefaultSelector()
+        self.watched = set()
         self.woken, self.waker = socket.socketpair()
         self.woken.setblocking(False)
         self.waker.setblocking(False)
@@ -249,14 +250,19 @@ cdef class StdlibPoller(Poller):
                 selectors.EVENT_WRITE if events & READY_WRITE else 0
             )
             try:
-                if link.socket in self.selector.get_map():
+                # To ask the selector costs an exception, whose text asks the socket for addresses.
+                if link.socket in self.watched:
                     self.selector.modify(link.socket, mask, <uintptr_t> key)
                 else:
                     self.selector.register(link.socket, mask, <uintptr_t> key)
+                    self.watched.add(link.socket)
             except (OSError, ValueError, KeyError):
                 pass                        # closed meanwhile: its end is reported in another way
 
     cdef void unregister(self, Link link) noexcept:
+        if link.socket not in self.watched:
+            return
+        self.watched.discard(link.socket)
         try:
             self.selector.unregister(link.socket)
         except (OSError, ValueError, KeyError):
@@ -278,6 +284,7 @@ cdef class StdlibPoller(Poller):
                         READY_WRITE if mask & selectors.EVENT_WRITE else 0
                     )
                     count += 1
+                    self.watched.discard(entry.fileobj)
                     self.selector.unregister(entry.fileobj)
             except (OSError, ValueError, KeyError):
                 pass
