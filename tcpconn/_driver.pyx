@@ -302,7 +302,7 @@ cdef class Driver(Engine):
         with nogil:
             self.lock()
             self.dormant = True
-            self.wake_all()
+            self.wake_all(True)
             self.unlock()
 
     def next_epoch(self):
@@ -333,7 +333,7 @@ cdef class Driver(Engine):
                 if failed:
                     self.take_down(True)
                 else:
-                    self.wake_all()
+                    self.wake_all(True)
                     self.dispatch()
             over = self.take_loose()
             self.unlock()

@@ -111,7 +111,6 @@ cdef class Engine(Waiting):
     cdef bint await_rest(self) noexcept nogil
     cdef bint read_once(self) noexcept nogil
     cdef void dispatch(self) noexcept nogil
-    cdef void tell_all(self) noexcept nogil
     cdef void take_role(self, Waiter* waiter) noexcept nogil
     cdef void pass_role(self) noexcept nogil
     cdef void leave_to_keeper(self) noexcept nogil

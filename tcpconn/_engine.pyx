@@ -341,7 +341,7 @@ cdef class Engine(Waiting):
         cdef bint look = False
         cdef bint over = (s.happened & HAPPENED_CLOSED) != 0
         if over:
-            self.tell_all()
+            self.wake_all(self.unserved)      # else the keeper goes on with it
         while True:
             conn = next_event(s)
             if conn is NULL:
@@ -368,16 +368,6 @@ cdef class Engine(Waiting):
                 self.take_down(True)
             else:
                 self.pump(1)
-
-    cdef void tell_all(self) noexcept nogil:
-        """There is something that all who wait are to find out, or nothing to come any more."""
-        if self.unserved:
-            self.wake_all()
-            return
-        if not self.rousing:
-            self.rouse()
-        if self.rousing:
-            self.due |= DUE_LOOK        # the keeper goes on with it
 
     # Reading
 
@@ -561,7 +551,7 @@ cdef class Engine(Waiting):
             self.down = True
             self.due |= DUE_SHUT
         self.due |= DUE_LOOK
-        self.tell_all()
+        self.wake_all(self.unserved)
 
     cdef void close_here(self) noexcept nogil:
         if self.s.phase == PHASE_CLOSED and self.writing:

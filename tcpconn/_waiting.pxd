@@ -87,7 +87,7 @@ cdef class Waiting:
     cdef void unpark_later(self, Waiter* waiter) noexcept nogil
     cdef void wake_receivers(self, Conn* conn) noexcept nogil
     cdef void wake_others(self) noexcept nogil
-    cdef void wake_all(self) noexcept nogil
+    cdef void wake_all(self, bint at_once) noexcept nogil
     cdef void rouse(self) noexcept nogil
     cdef void back(self, Waiter* waiter) noexcept
 

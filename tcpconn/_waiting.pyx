@@ -264,26 +264,33 @@ cdef class Waiting:
                 self.wake(waiter)
             waiter = waiter.next
 
-    cdef void wake_all(self) noexcept nogil:
+    cdef void wake_all(self, bint at_once) noexcept nogil:
+        """There is an end to hear of. If not at once, threads that sleep are roused."""
         cdef Waiter* waiter = self.first
         while waiter is not NULL:
-            self.wake(waiter)
+            if at_once or waiter.reader or not waiter.parked:
+                self.wake(waiter)
             waiter = waiter.next
+        if not at_once:
+            self.rouse()
+            if self.rousing:
+                self.due |= DUE_LOOK
 
     cdef void rouse(self) noexcept nogil:
-        """Wakes all who wait, a few threads at a time: `rousing` says whether there are more.
+        """Wakes threads to hear of an end, a few at a time. `rousing`: there are more.
 
-        For an end, which takes no haste. Each of them wants the interpreter's lock next; hundreds
-        at once would keep it from everybody else for as long as they take together. So in the whole
-        process there are never more than a few on their way to it. Who has got it rouses the next
-        (`back`), and where other sessions' threads come first, the keeper tries again.
+        That takes no haste, and each of them wants the interpreter's lock next: hundreds at once
+        would keep it from everybody else for as long as they take together. So in the whole process
+        there are never more than a few on their way to it. Who has got it rouses the next (`back`),
+        and where other sessions' threads come first, the keeper tries again.
         """
         cdef Waiter* waiter = self.first
         self.rousing = False
         while waiter is not NULL:
-            if waiter.reader or not waiter.parked:
-                self.wake(waiter)
-            elif not waiter.woken and self.satisfied(waiter):
+            if (
+                waiter.parked and not waiter.woken and not waiter.reader
+                and self.satisfied(waiter)
+            ):
                 if tc_atomic_get(&_roused) >= ROUSED_MOST:
                     self.rousing = True
                     return
