@@ -222,6 +222,7 @@ cdef class Endpoint(Sending):
         return pending
 
     cdef bint leave(self, Engine engine, uint32_t* renewals) noexcept nogil:
+        """What `begin_close` does, and answers."""
         cdef State* s = engine.s
         cdef bint pending
         engine.lock()

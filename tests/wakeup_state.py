@@ -278,17 +278,25 @@ class Wakeups:
         thread.woken = True
         self.becomes_due(f"unpark {self.threads.index(thread)}")
 
-    def rouse(self) -> None:
-        """Wakes all who wait, threads one at a time, behind other sessions'."""
-        self.rousing = False
+    def wake_all(self) -> None:
+        """There is an end to hear of: threads that sleep are roused."""
         for index in self.waiters:
             thread = self.threads[index]
             if thread.reader or not thread.parked:
                 self.wake_up(thread)
-            elif not thread.woken and self.satisfied(thread):
+        self.rouse()
+        if self.rousing:
+            self.becomes_due("look")
+
+    def rouse(self) -> None:
+        """Wakes threads to hear of an end, one at a time, behind other sessions'."""
+        self.rousing = False
+        for index in self.waiters:
+            thread = self.threads[index]
+            asleep = thread.parked and not thread.woken and not thread.reader
+            if asleep and self.satisfied(thread):
                 if any(each.roused for each in self.threads) or self.choose(2):
                     self.rousing = True
-                    self.becomes_due("look")
                     return
                 thread.roused = True
                 self.unpark_later(thread)

@@ -348,7 +348,7 @@ def close(model: Wakeups, thread: Thread) -> None:
     model.down = True
     model.becomes_due("shut")
     model.becomes_due("look")
-    model.rouse()
+    model.wake_all()
 
 
 @locked
@@ -398,9 +398,6 @@ def visit(model: Wakeups, thread: Thread) -> None:
     events, thread.result = thread.result, ""
     if "w" in events:
         model.blocked = False
-    if model.rousing and model.has("the keeper rouses those who are left"):
-        model.rouse()
-        model.timed |= model.rousing
     thread.stack += ("visit_writes",)
     if "r" in events and not model.reading and not model.down:
         model.reading = "keeper"
@@ -427,6 +424,9 @@ def visit_writes(model: Wakeups, thread: Thread) -> None:
 
 @locked
 def visit_ends(model: Wakeups, thread: Thread) -> None:
+    if model.rousing and model.has("the keeper rouses those who are left"):
+        model.rouse()
+        model.timed |= model.rousing
     if model.down:
         return
     if not model.owned:

@@ -14,6 +14,7 @@ from benchmarks.scale.measuring import KILOBYTE, SMALL, memory, ns_per_message, 
 
 ROUND_TRIPS = 400
 AT_ONCE = 20
+"""Of them; then the server is asked for more."""
 ENOUGH_SECONDS = 5.0
 """After which there are no more round trips: on a machine that has too much to do, 400 can take a
 minute.
@@ -49,7 +50,7 @@ def measure_opened(
         one.send(SMALL)
         one.receive()
 
-    taken: list[float] = []
+    taken: list[int] = []
     enough = time.perf_counter() + ENOUGH_SECONDS
     while not taken or (len(taken) < ROUND_TRIPS and time.perf_counter() < enough):
         control.say(do="echo", index=index, count=AT_ONCE)
